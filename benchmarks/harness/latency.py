@@ -1,0 +1,83 @@
+"""Latency of several ONNX files side by side: all loaded in one process, batch 1, one thread, run in turn A B C A B C ...
+
+    python -m harness.latency --rounds 300 --out latency.json float=a.onnx halfstep=b.onnx
+
+Alternating puts every model under the same load of the machine, and the order is shuffled (seeded) in each round. ``cpu`` is the
+calling thread's CPU time (one intra-op thread: all the work is there), which another process's load disturbs less than ``wall``.
+"""
+
+import argparse
+import json
+import random
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+WARM_UP_ROUNDS = 20
+
+
+def _session(path: Path) -> "ort.InferenceSession":
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def measure(models: dict[str, Path], rounds: int, seed: int) -> dict[str, dict[str, list[float]]]:
+    """Per model the seconds of every round: ``{"cpu": [...], "wall": [...]}``."""
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    image = rng.standard_normal((1, 3, 32, 32), dtype=np.float32)
+    sessions = {name: _session(path) for name, path in models.items()}
+    feeds: dict[str, dict[str, Any]] = {name: {session.get_inputs()[0].name: image} for name, session in sessions.items()}
+    times: dict[str, dict[str, list[float]]] = {name: {"cpu": [], "wall": []} for name in models}
+    order, shuffle = list(models), random.Random(seed)
+    for number in range(WARM_UP_ROUNDS + rounds):
+        shuffle.shuffle(order)
+        for name in order:
+            cpu, wall = time.thread_time(), time.perf_counter()
+            sessions[name].run(None, feeds[name])
+            cpu, wall = time.thread_time() - cpu, time.perf_counter() - wall
+            if number >= WARM_UP_ROUNDS:
+                times[name]["cpu"].append(cpu)
+                times[name]["wall"].append(wall)
+    return times
+
+
+def figures(times: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, float]]:
+    """Medians and 10th and 90th percentiles in milliseconds, per model."""
+    import numpy as np
+
+    found: dict[str, dict[str, float]] = {}
+    for name, clocks in times.items():
+        found[name] = {}
+        for clock, seconds in clocks.items():
+            low, middle, high = 1e3 * np.percentile(seconds, [10, 50, 90])
+            found[name] |= {f"{clock}_ms_median": float(middle), f"{clock}_ms_p10": float(low), f"{clock}_ms_p90": float(high)}
+    return found
+
+
+def _named_path(text: str) -> tuple[str, Path]:
+    name, _, path = text.partition("=")
+    return name, Path(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="+", type=_named_path, help="name=file.onnx")
+    parser.add_argument("--rounds", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args()
+    given.out.write_text(json.dumps(figures(measure(dict(given.models), given.rounds, given.seed))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""int8 post-training quantization on CIFAR-10: halfstep beside ONNX Runtime's quantizer and NNCF, on the same images.
+
+    python benchmarks/int8_ptq.py                    every network, the rows of the claim
+    python benchmarks/int8_ptq.py --quick            two networks, four rows, few images: does it run?
+    python benchmarks/int8_ptq.py --tools all        also the settings that were tried and are not rows of the claim
+    python benchmarks/int8_ptq.py --redo halfstep    measure one tool again, keep the others
+
+Each row starts from the trained torch module and 512 training images (the same seeded choice for every tool) and ends with an int8
+ONNX file on disk. Costs: a fresh process with one thread, measured from outside, imports included. Accuracy: the ONNX file in ONNX
+Runtime on 5,000 other images. Latency: all files of a network in one process, batch 1, in turn. Finished rows are kept in the JSON
+file and not measured again, unless their settings changed.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from harness.data import NETWORKS, ROOT, data_folder
+from harness.machine import commit, machine_facts, versions
+from harness.measured import Measured, run_measured
+from harness.tables import print_means, print_network
+from harness.tools import CLAIMED, INSTALL, NNCF, OWN, QUICK, TOOLS, Tool
+
+HERE = Path(__file__).resolve().parent
+LIMIT_SECONDS = 3600.0
+QUICK_NETWORKS = ("resnet20", "resnet8_mlperf")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a stored row must agree with to be kept."""
+
+    samples: int
+    seed: int
+    images: int | None
+    rounds: int
+    repeats: int
+
+
+class Benchmark:
+    """One run: knows the interpreters, the folder of made files, and the results so far (saved after every step)."""
+
+    def __init__(self, settings: Settings, pythons: dict[str, Path], out: Path, console: Console) -> None:
+        self.settings, self.pythons, self.out, self.console = settings, pythons, out, console
+        self.work = out.parent / "work" / out.stem
+        self.work.mkdir(parents=True, exist_ok=True)
+        self.warmed: set[tuple[str, str]] = set()
+        self.results = self._stored()
+
+    def _stored(self) -> dict[str, Any]:
+        fresh: dict[str, Any] = {"settings": asdict(self.settings), "rows": {}, "latency": {}}
+        stored = json.loads(self.out.read_text()) if self.out.is_file() else fresh
+        return stored if stored["settings"] == fresh["settings"] else fresh
+
+    def save(self) -> None:
+        self.out.write_text(json.dumps(self.results, indent=1) + "\n")
+
+    def describe(self) -> None:
+        """Store machine, commit and versions; they describe the newest rows."""
+        found = {name: versions(python) for name, python in self.pythons.items() if python.is_file()}
+        self.results |= {"machine": machine_facts(), "commit": commit(ROOT), "versions": found}
+
+    def forget(self, tools: list[str]) -> None:
+        for key in [key for key in self.results["rows"] if key.split("/")[1] in tools]:
+            network = key.split("/")[0]
+            del self.results["rows"][key]
+            self.results["latency"].pop(network, None)
+
+    def model_path(self, network: str, tool: str) -> Path:
+        return self.work / f"{network}.{tool}.onnx"
+
+    def _run(self, python: Path, arguments: list[str], log: str) -> Measured:
+        return run_measured([str(python), *arguments], self.work / log, {"PYTHONPATH": f"{HERE}:{ROOT / 'src'}"}, LIMIT_SECONDS)
+
+    def _module(self, module: str, *arguments: str) -> None:
+        """Run a harness module in this environment; end the program with its output if it fails."""
+        done = self._run(self.pythons[OWN], ["-m", f"harness.{module}", *arguments], f"{module}.log")
+        if done.return_code != 0:
+            sys.exit(f"harness.{module} {' '.join(arguments)} failed:\n{done.log_tail}")
+
+    def calibration(self, network: str) -> Path:
+        path = self.work / f"calibration.{network}.{self.settings.samples}.{self.settings.seed}.npy"
+        if not path.is_file():
+            choice = ["--samples", str(self.settings.samples), "--seed", str(self.settings.seed)]
+            self._module("data", "--network", network, *choice, "--out", str(path))
+        return path
+
+    def row(self, network: str, tool: Tool) -> None:
+        """Make, measure and evaluate one row, unless a finished one is stored."""
+        key = f"{network}/{tool.name}"
+        stored, python = self.results["rows"].get(key, {}), self.pythons[tool.environment]
+        if "evaluation" in stored and stored["options"] == list(tool.options) and self.model_path(network, tool.name).is_file():
+            return
+        self.console.log(f"{key} {' '.join(tool.options)}")
+        entry: dict[str, Any] = {"options": list(tool.options), "note": tool.note}
+        self.results["rows"][key] = entry
+        self.results["latency"].pop(network, None)
+        if python.is_file():
+            self._measure(network, tool, entry)
+        else:
+            entry["missing"] = f"not installed: run {INSTALL[tool.environment]}"
+        self.save()
+
+    def _measure(self, network: str, tool: Tool, entry: dict[str, Any]) -> None:
+        model, marks = self.model_path(network, tool.name), self.work / f"{network}.{tool.name}.marks.json"
+        model.unlink(missing_ok=True)
+        arguments = [str(HERE / "peers" / tool.script), "--network", network, "--calibration", str(self.calibration(network))]
+        arguments += ["--out", str(model), "--marks", str(marks), *tool.options]
+        python, log = self.pythons[tool.environment], f"{network}.{tool.name}.log"
+        if (tool.environment, tool.script) not in self.warmed:  # files from a cold disk and byte code are not a tool's cost
+            self._run(python, arguments, log)
+            self.warmed.add((tool.environment, tool.script))
+        runs = [self._run(python, arguments, log) for _ in range(self.settings.repeats)]
+        failed = next((run for run in runs if run.return_code != 0), None)
+        if failed is not None or not model.is_file():
+            entry["missing"] = f"failed: {(failed or runs[-1]).log_tail.splitlines()[-1:]}; see {log}"
+            return
+        entry |= {"runs": [run.as_json() | {"log_tail": ""} for run in runs], "marks": json.loads(marks.read_text())}
+        entry["file_bytes"] = model.stat().st_size
+        entry["evaluation"] = self._evaluate(network, model)
+
+    def _evaluate(self, network: str, model: Path) -> dict[str, Any]:
+        report = model.with_suffix(".evaluation.json")
+        limited = [] if self.settings.images is None else ["--images", str(self.settings.images)]
+        self._module("evaluation", "--network", network, "--model", str(model), "--out", str(report), *limited)
+        return dict(json.loads(report.read_text()))
+
+    def latency(self, network: str, tools: list[str]) -> None:
+        """Time every finished file of ``network`` side by side; done again whenever one of them is new."""
+        finished = [name for name in tools if "evaluation" in self.results["rows"].get(f"{network}/{name}", {})]
+        if not finished or set(finished) <= set(self.results["latency"].get(network, {})):
+            return
+        self.console.log(f"{network}: latency of {len(finished)} files")
+        report = self.work / f"{network}.latency.json"
+        models = [f"{name}={self.model_path(network, name)}" for name in finished]
+        self._module("latency", *models, "--rounds", str(self.settings.rounds), "--out", str(report))
+        self.results["latency"][network] = json.loads(report.read_text())
+        self.save()
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", default=None, help=f"comma-separated, of: {', '.join(NETWORKS)}")
+    parser.add_argument("--tools", default=None, help=f"comma-separated or 'all', of: {', '.join(TOOLS)}")
+    parser.add_argument("--redo", default="", help="comma-separated tools to measure again")
+    parser.add_argument("--samples", type=int, default=512)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rounds", type=int, default=300, help="timed rounds of the latency part")
+    parser.add_argument("--repeats", type=int, default=1, help="measured runs a row; their median is shown")
+    parser.add_argument("--venv", action="append", default=[], metavar="NAME=DIR", help=f"environment of a peer, e.g. {NNCF}=.venv-nncf")
+    parser.add_argument("--quick", action="store_true", help="two networks, four rows, 1,000 images, 50 rounds")
+    parser.add_argument("--out", type=Path, default=None, help="JSON file; default benchmarks/results/int8_ptq.json")
+    return parser.parse_args()
+
+
+def _names(given: str | None, default: tuple[str, ...], known: tuple[str, ...], what: str) -> list[str]:
+    names = list(known) if given == "all" else list(default) if given is None else [name for name in given.split(",") if name]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        sys.exit(f"Unknown {what}: {', '.join(unknown)}. Known: {', '.join(known)}.")
+    return names
+
+
+def _pythons(given: list[str]) -> dict[str, Path]:
+    folders = {NNCF: ROOT / ".venv-nncf"} | {name: Path(folder) for name, _, folder in (text.partition("=") for text in given)}
+    return {OWN: Path(sys.executable)} | {name: folder / "bin" / "python" for name, folder in folders.items()}
+
+
+def main() -> None:
+    given = _arguments()
+    data_folder()
+    networks = _names(given.networks, QUICK_NETWORKS if given.quick else NETWORKS, NETWORKS, "network")
+    tools = _names(given.tools, QUICK if given.quick else CLAIMED, tuple(TOOLS), "tool")
+    rounds, images = (50, 1000) if given.quick else (given.rounds, None)
+    settings = Settings(given.samples, given.seed, images, rounds, given.repeats)
+    out = given.out or HERE / "results" / f"int8_ptq{'_quick' if given.quick else ''}.json"
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    benchmark = Benchmark(settings, _pythons(given.venv), out.resolve(), console)
+    benchmark.forget(_names(given.redo, (), tuple(TOOLS), "tool") if given.redo else [])
+    benchmark.describe()
+    for network in networks:
+        for tool in tools:
+            benchmark.row(network, TOOLS[tool])
+        benchmark.latency(network, tools)
+        print_network(console, benchmark.results, network, tools)
+    print_means(console, benchmark.results, networks, tools)
+    console.print(f"written to {out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""One script a tool: `python peers/NAME.py --network N --calibration FILE --out FILE`, with `benchmarks/` on PYTHONPATH."""

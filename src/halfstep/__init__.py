@@ -1,0 +1,25 @@
+"""halfstep: a trained network in, a low-bit integer network out, verified.
+
+import halfstep as hs
+
+result = hs.quantize(model, calibration=loader, recipe="int8")      # a new model; yours is untouched
+hs.export.onnx(result, "model.onnx")                                 # executed and compared before it gets its name
+print(result.report(evaluate=hs.top1, data=validation))
+"""
+
+from halfstep import export
+from halfstep.data import Data, Preprocessing, as_data, load_data
+from halfstep.errors import HalfstepError
+from halfstep.grid import Grid, Quantized
+from halfstep.recipes import Recipe
+from halfstep.workflow.evaluate import evaluate, top1
+from halfstep.workflow.load_model import load_model
+from halfstep.workflow.quantize import quantize
+from halfstep.workflow.result import Result, load
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Data", "Grid", "HalfstepError", "Preprocessing", "Quantized", "Recipe", "Result",
+    "as_data", "evaluate", "export", "load", "load_data", "load_model", "quantize", "top1",
+]  # fmt: skip

@@ -1,0 +1,98 @@
+"""The ``halfstep`` command: its sub-commands, and the one place where errors become messages."""
+
+from __future__ import annotations
+
+import errno
+import traceback
+from importlib import metadata
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from halfstep.cli import demo, evaluate, export, listing, quantize
+from halfstep.cli.terminal import complain, errors, say
+from halfstep.errors import HalfstepError
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+class Boundary(TyperGroup):
+    """All commands, and around each of them the answer to everything that a user can mend: one message, a status, no traceback.
+
+    Wrong options are reported by typer itself. Anything else that comes through is a defect of halfstep and shows its traceback.
+    """
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command of ``ctx``."""
+        is_debugged = bool(ctx.params.get("debug"))
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            fail("Interrupted: nothing was written.", INTERRUPTED, is_debugged)
+        except HalfstepError as error:
+            fail(str(error), 1, is_debugged)
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # the reader of a pipe has gone: typer ends quietly
+                raise
+            fail(describe(error), 1, is_debugged)
+
+
+def fail(message: str, status: int, is_debugged: bool) -> NoReturn:
+    """Print ``message`` on standard error, after the traceback where asked for, and leave with ``status``."""
+    if is_debugged:
+        errors().print(traceback.format_exc(), markup=False)
+    if status == INTERRUPTED:
+        errors().print(message, markup=False)
+    else:
+        complain(message)
+    raise typer.Exit(status)
+
+
+def describe(error: OSError) -> str:
+    """What the system refused, at which file, and the way out where there is an obvious one."""
+    where = f" '{error.filename}'" if error.filename else ""
+    if error.errno == errno.ENOSPC:
+        return f"The disk is full{where and ':'}{where}. Free some space or choose another place."
+    reason = error.strerror or str(error) or type(error).__name__
+    return f"{reason}{where and ':'}{where}."
+
+
+app = typer.Typer(
+    name="halfstep",
+    cls=Boundary,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Example: halfstep quantize net.py:trained --data images.npz --out run",
+)
+
+
+def show_version(is_asked: bool) -> None:
+    """Print the version and leave."""
+    if not is_asked:
+        return
+    try:
+        say(f"halfstep {metadata.version('halfstep')}")
+    except metadata.PackageNotFoundError:
+        say("halfstep, version unknown: it runs from its sources without being installed")
+    raise typer.Exit
+
+
+@app.callback()
+def halfstep(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of every error.")] = False,  # read by Boundary
+    version: Annotated[  # acts in its callback
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Quantize a trained network: a float model in, a verified low-bit model and a report out."""
+
+
+app.command("quantize", epilog=quantize.EXAMPLE)(quantize.quantize)
+app.command("evaluate", epilog=evaluate.EXAMPLE)(evaluate.evaluate)
+app.command("export", epilog=export.EXAMPLE)(export.export)
+app.command("demo", epilog=demo.EXAMPLE)(demo.demo)
+app.command("list", epilog=listing.EXAMPLE)(listing.listing)

@@ -1,0 +1,89 @@
+"""``halfstep quantize``: from a trained network and some inputs to a run directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import halfstep as hs
+from halfstep.cli import options
+from halfstep.cli.options import PreprocessingOptions, load_labelled
+from halfstep.cli.run import run
+from halfstep.cli.source import load_model
+from halfstep.cli.terminal import say
+from halfstep.data import load_data
+
+EXAMPLE = (
+    "Example: halfstep quantize halfstep.demo.network:digits_network --data digits:calibration --validation digits:test "
+    "--recipe int8 --out digits-int8"
+)
+NOT_EVALUATED = "Accuracy was not evaluated: pass --validation DATA with labelled inputs that the network is not calibrated on."
+
+
+def quantize(
+    model: options.Model,
+    data: options.Calibration,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the run goes: a new or empty folder.", show_default=False)],
+    recipe: Annotated[
+        str, typer.Option("--recipe", metavar="NAME|FILE", help="A name from 'halfstep list recipes', or a YAML file.")
+    ] = "int8",
+    weights: Annotated[
+        str | None,
+        typer.Option("--weights", metavar="TYPE", help="Type of the weights instead of the recipe's: int8, int4 ...", show_default=False),
+    ] = None,
+    activations: Annotated[
+        str | None,
+        typer.Option(
+            "--activations", metavar="TYPE", help="Type of the activations instead of the recipe's: uint8, int8 ...", show_default=False
+        ),
+    ] = None,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="How many inputs to calibrate on.")] = 512,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same bytes.")] = 0,
+    validation: Annotated[
+        str | None,
+        typer.Option(
+            "--validation", metavar="DATA", help="Labelled inputs to evaluate on, in any of the forms of --data.", show_default=False
+        ),
+    ] = None,
+    statistics: Annotated[
+        Path | None,
+        typer.Option(
+            "--statistics", metavar="DIR", help="Take the calibration statistics of this run instead of gathering them.", show_default=False
+        ),
+    ] = None,
+    state_dict: options.StateDict = None,
+    force: options.Force = False,
+    json: options.Json = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    scale: options.Scale = None,
+    size: options.Size = None,
+    crop: options.Crop = None,
+) -> None:
+    """Quantize a trained network, export it to ONNX, check the export against the simulation, and write a report.
+
+    The run directory holds model.onnx, report.html, result.json, recipe.yaml, the quantized model and the calibration statistics.
+    """
+    chosen = hs.Recipe.load(recipe)
+    if weights is not None or activations is not None:
+        chosen = chosen.with_types(weights=weights, activations=activations)
+    preprocessing = PreprocessingOptions(mean, std, scale, size, crop).parse() or chosen.preprocessing
+    calibration = load_data(data, preprocessing)
+    held_out = None if validation is None else load_labelled(validation, calibration.preprocessing, "--validation")
+    chosen = chosen.model_copy(update={"preprocessing": calibration.preprocessing})
+    run(
+        load_model(model, state_dict),
+        calibration,
+        chosen,
+        out,
+        validation=held_out,
+        samples=samples,
+        seed=seed,
+        statistics=statistics,
+        force=force,
+        json=json,
+    )
+    if held_out is None:
+        say(f"{NOT_EVALUATED} The labels in --data were not used." if calibration.has_labels else NOT_EVALUATED)

@@ -1,0 +1,45 @@
+"""One run into one directory: what ``quantize`` and ``demo`` have in common."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+import halfstep as hs
+from halfstep.cli.terminal import output, progress, say
+from halfstep.data import Data
+from halfstep.files import atomic_directory
+from halfstep.report.table import summary
+
+MODEL_FILE = "model.onnx"
+
+
+def run(
+    model: torch.nn.Module | torch.export.ExportedProgram,
+    calibration: Data,
+    recipe: hs.Recipe,
+    out: Path,
+    *,
+    validation: Data | None = None,
+    samples: int = 512,
+    seed: int = 0,
+    statistics: Path | None = None,
+    force: bool = False,
+    json: Path | None = None,
+) -> None:
+    """Quantize, export, evaluate and save into ``out``, then print the summary. ``out`` appears whole at the end, or not at all."""
+    with atomic_directory(out, force) as folder, progress() as report_progress:
+        result = hs.quantize(model, calibration, recipe, seed=seed, samples=samples, statistics=statistics, progress=report_progress)
+        result.save(folder)
+        hs.export.onnx(result, folder / MODEL_FILE)
+        report = result.report(evaluate=None if validation is None else hs.top1, data=validation)
+        report.html(folder / "report.html")
+        report.json(folder / "result.json")
+    if json is not None:  # only now: it may lie inside ``out``
+        report.json(json)
+    output().print(summary(report.record))
+    for note in report.record.notes:
+        say(f"Note: {note}")
+    say(f"Report: {out / 'report.html'}")
+    say(f"Model:  {out / MODEL_FILE}")

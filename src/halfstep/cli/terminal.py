@@ -1,0 +1,98 @@
+"""What the commands print: results to standard output, errors and progress to standard error."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from halfstep.files import atomic_path
+
+PIPE_WIDTH = 120  # columns of a table that no terminal limits
+
+Report = Callable[[str, int, int | None], None]
+"""How long work tells where it is: called with a phase, the steps done, and the steps in all (None: not known)."""
+
+
+def output() -> Console:
+    """Standard output as it is now; made anew for each use, since tests and pipes replace it."""
+    width = None if sys.stdout.isatty() else PIPE_WIDTH
+    return Console(highlight=False, emoji=False, width=width)
+
+
+def table(*headers: str) -> Table:
+    """An empty table in the style of all of them; the first column names the row."""
+    made = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    for header in headers:
+        made.add_column(header, overflow="fold")
+    return made
+
+
+def errors() -> Console:
+    """Standard error as it is now."""
+    return Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+
+
+def say(line: str) -> None:
+    """One plain line on standard output; square brackets in names are no markup."""
+    output().print(Text(line), soft_wrap=True)
+
+
+def write_json(value: Any, path: Path) -> None:
+    """Write nested dictionaries and lists; `HalfstepError` where the file cannot be written."""
+    text = json.dumps(value, indent=2) + "\n"
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def complain(message: str) -> None:
+    """One error message on standard error."""
+    errors().print(Text.assemble(("Error: ", "bold red"), message))
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[Report | None]:
+    """Bars with the time left, one a phase, on standard error; None where standard output is not a terminal."""
+    if not sys.stdout.isatty() or not sys.stderr.isatty():
+        yield None
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def report(phase: str, done: int, total: int | None) -> None:
+            if phase not in tasks:
+                tasks[phase] = bars.add_task(phase, total=total)
+            bars.update(tasks[phase], completed=done, total=total)
+
+        yield report
+
+
+def program() -> str:
+    """How this program was started, in words that can be pasted into the same shell."""
+    started = Path(sys.argv[0])
+    if started.name == "__main__.py":
+        return f"{shlex.quote(sys.executable)} -m halfstep.cli"
+    found = shutil.which("halfstep")
+    if found is None or (started.exists() and not started.samefile(found)):
+        return shlex.quote(sys.argv[0])
+    return "halfstep"

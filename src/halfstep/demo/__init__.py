@@ -1,0 +1,1 @@
+"""The embedded default: a small trained network and the real images it was trained on, so that everything can be tried at once."""

@@ -1,0 +1,41 @@
+"""The errors halfstep raises on purpose: each says what, where in the user's own names, and the way out."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class HalfstepError(Exception):
+    """Anything a user can mend. The command line prints its text alone and exits with status 1."""
+
+
+class DataError(HalfstepError):
+    """Inputs that cannot be read, have the wrong shape or type, or hold NaN or infinite values."""
+
+
+class ModelError(HalfstepError):
+    """A network that cannot be loaded or captured, or whose weights are not finite."""
+
+
+class GraphError(HalfstepError):
+    """A graph that does not have the form every step relies on."""
+
+
+class RecipeError(HalfstepError):
+    """A recipe, step, method or option that does not exist or does not fit."""
+
+
+class CalibrationError(HalfstepError):
+    """Statistics that are missing, do not belong to this network, or give no usable range."""
+
+
+class ExportError(HalfstepError):
+    """A file that could not be written, or that does not compute what the simulation computes."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A sentence with the closest of ``known``, else the whole list: the end of an error on an unknown name."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(known) or 'none'}."

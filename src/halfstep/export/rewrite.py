@@ -1,0 +1,225 @@
+"""From an exported float model with markers to one that ONNX Runtime and OpenVINO run as integers.
+
+what                                    becomes                                              why
+marker on an activation                 QuantizeLinear, DequantizeLinear on uint8            int8 activations lose their kernels at branches
+weight, 5 to 8 bits                     int8 initializer, DequantizeLinear (per channel)     a quarter of the file; uint8 weights are slow
+weight, up to 4 bits                    int4 initializer, Cast to int8, DequantizeLinear     an eighth of the file, folded to int8 kernels at load
+bias                                    int32 initializer, DequantizeLinear                  the accumulator's own grid, exact
+activation grid below 8 bits            Clip on the uint8 codes                              keeps the int8 kernels
+ReLU or Clip that the grid repeats      dropped: QuantizeLinear saturates                    a ReLU left in place can cost the integer kernel
+mean over all spatial axes              GlobalAveragePool                                    ReduceMean has no integer kernel
+zero padding within one grid            Pad on the codes                                     Pad has no integer kernel between DQ and Q
+
+The file is written for opset 21, IR version 10.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnx_ir.passes.common
+import torch
+
+from halfstep.export.mark import DOMAIN, Marked
+from halfstep.grid import Grid
+from halfstep.quantizers import AbstractQuantizer, UniformQuantizer
+
+_INTEGER_TYPES = {
+    8: (ir.DataType.INT8, ir.DataType.UINT8),
+    16: (ir.DataType.INT16, ir.DataType.UINT16),
+    32: (ir.DataType.INT32, ir.DataType.UINT32),
+}
+
+
+def codes_name(edge: str) -> str:
+    """The name of the tensor that holds an edge's codes in the exported file."""
+    return f"{edge}.codes"
+
+
+def rewrite(model: ir.Model, marked: Marked) -> ir.Model:
+    """``model`` as PyTorch's exporter wrote it, changed in place into its integer form."""
+    _mean_to_global_pool(model.graph)
+    for name, quantizer in marked.constants.items():
+        if name in model.graph.initializers:
+            _store_codes(model.graph, model.graph.initializers[name], quantizer)
+    for node in [node for node in model.graph if node.domain == DOMAIN]:
+        _quantize_edge(model.graph, node, marked.edges)
+    _pad_on_codes(model.graph)
+    ir.passes.common.RemoveUnusedNodesPass()(model)
+    model.opset_imports.pop(DOMAIN, None)
+    model.ir_version = 10
+    model.producer_name, model.producer_version = "halfstep", None
+    _strip_metadata(model)
+    return model
+
+
+def storage_offset(grid: Grid, is_constant: bool) -> int:
+    """What is added to codes on their way into the file: signed activations of up to 8 bits are stored as uint8."""
+    return 128 if grid.signed and grid.bits <= 8 and not is_constant else 0
+
+
+def _storage(grid: Grid, is_constant: bool) -> ir.DataType:
+    """The integer type QuantizeLinear / DequantizeLinear work on."""
+    width = next(width for width in _INTEGER_TYPES if grid.bits <= width)
+    return _INTEGER_TYPES[width][int(not grid.signed or storage_offset(grid, is_constant) != 0)]
+
+
+def _initializer(graph: ir.Graph, name: str, array: np.ndarray[Any, Any], data_type: ir.DataType | None = None) -> ir.Value:
+    """A new named constant of the file; returned again if it is already there."""
+    if name not in graph.initializers:
+        tensor = ir.tensor(array, dtype=data_type, name=name)
+        graph.initializers[name] = ir.Value(name=name, const_value=tensor, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype))
+    return graph.initializers[name]
+
+
+def _store_codes(graph: ir.Graph, value: ir.Value, quantizer: AbstractQuantizer) -> None:
+    """Replace a float initializer by the codes of its quantizer and a DequantizeLinear."""
+    assert value.name is not None and value.const_value is not None
+    name, grid = value.name, quantizer.grid
+    real = torch.from_numpy(np.array(value.const_value.numpy()))
+    users = list(value.uses())
+    quantized = quantizer.quantize(real)
+    codes = quantized.codes.detach().to(torch.int64).numpy()
+    data_type = _storage(grid, is_constant=True)
+    is_nibble = grid.bits <= 4
+    narrow = (ir.DataType.INT4 if grid.signed else ir.DataType.UINT4) if is_nibble else data_type
+    graph.initializers.pop(name)
+    stored = _initializer(graph, name, codes.astype(narrow.numpy()), narrow)
+    first = users[0].node
+    if is_nibble:
+        stored = _insert(graph, first, "Cast", [stored], f"{name}.int8", data_type, to=data_type.value)
+    inputs = [stored, _initializer(graph, f"{name}.scale", quantized.scale.detach().float().numpy())]
+    if grid.bits <= 16:  # a bias has none; a weight's is written even where it is 0: without it ONNX Runtime leaves Gemm in float
+        zero_point = quantized.zero_point.to(torch.int64).numpy()
+        inputs.append(_initializer(graph, f"{name}.zero_point", zero_point.astype(data_type.numpy()), data_type))
+    axis = {} if grid.channel_axis is None else {"axis": grid.channel_axis}
+    dequantized = _insert(graph, first, "DequantizeLinear", inputs, f"{name}.real", ir.DataType.FLOAT, **axis)
+    for use in users:
+        use.node.replace_input_with(use.idx, dequantized)
+
+
+def _quantize_edge(graph: ir.Graph, marker: ir.Node, edges: dict[str, AbstractQuantizer]) -> None:
+    """Replace a marker by QuantizeLinear and DequantizeLinear, with a Clip of the codes between them below 8 bits."""
+    name = marker.attributes["edge"].as_string()
+    quantizer = edges[name]
+    assert isinstance(quantizer, UniformQuantizer)
+    grid, data_type = quantizer.grid, _storage(quantizer.grid, is_constant=False)
+    offset = storage_offset(grid, is_constant=False)
+    scale, zero_point = quantizer.scale.detach().float(), quantizer.zero_point.to(torch.int64)
+    key = f"{name}.scale", f"{name}.zero_point"
+    parameters = [
+        _initializer(graph, key[0], scale.numpy()),
+        _initializer(graph, key[1], (zero_point + offset).numpy().astype(data_type.numpy()), data_type),
+    ]
+    source = marker.inputs[0]
+    assert source is not None
+    source = _without_clip(source, float(scale), int(zero_point), grid)
+    is_full = grid.num_levels == 2 ** min(width for width in _INTEGER_TYPES if grid.bits <= width)
+    codes = _insert(graph, marker, "QuantizeLinear", [source, *parameters], codes_name(name) if is_full else f"{name}.unclipped", data_type)
+    if not is_full:
+        bounds = [
+            _initializer(graph, f"{name}.{end}", np.array(code + offset, data_type.numpy()), data_type)
+            for end, code in (("lowest", grid.minimum), ("highest", grid.maximum))
+        ]
+        codes = _insert(graph, marker, "Clip", [codes, *bounds], codes_name(name), data_type)
+    output = marker.outputs[0]
+    real = _insert(graph, marker, "DequantizeLinear", [codes, *parameters], f"{name}.real", ir.DataType.FLOAT)
+    _replace(graph, output, real)
+    graph.remove(marker, safe=True)
+
+
+def _without_clip(value: ir.Value, scale: float, zero_point: int, grid: Grid) -> ir.Value:
+    """The input of a ReLU or Clip in front of a grid that saturates at the same bounds or inside of them; else ``value`` itself."""
+    node = value.producer()
+    if node is None or node.op_type not in ("Relu", "Clip") or len(value.uses()) > 1:
+        return value
+    lowest, highest = (grid.minimum - zero_point) * scale, (grid.maximum - zero_point) * scale
+    bounds = [0.0, np.inf] if node.op_type == "Relu" else [_constant(node, 1, -np.inf), _constant(node, 2, np.inf)]
+    if bounds[0] is None or bounds[1] is None or not (bounds[0] <= lowest and highest <= bounds[1]):
+        return value
+    source = node.inputs[0]
+    assert source is not None
+    return source
+
+
+def _constant(node: ir.Node, index: int, default: float) -> float | None:
+    """The number behind an input; ``default`` where the input is absent, None where it is computed."""
+    value = node.inputs[index] if index < len(node.inputs) else None
+    if value is None:
+        return default
+    tensor = ir.convenience.get_const_tensor(value)
+    return None if tensor is None else float(tensor.numpy().item())
+
+
+def _mean_to_global_pool(graph: ir.Graph) -> None:
+    """ReduceMean over every axis behind the channels, axes kept, is a GlobalAveragePool."""
+    for node in list(graph):
+        if node.op_type != "ReduceMean" or node.inputs[0] is None or node.inputs[0].shape is None:
+            continue
+        axes = ir.convenience.get_const_tensor(node.inputs[1]) if len(node.inputs) > 1 and node.inputs[1] is not None else None
+        rank = len(node.inputs[0].shape)
+        keeps = node.attributes["keepdims"].as_int() if "keepdims" in node.attributes else 1
+        if axes is None or not keeps or rank < 3 or sorted(int(a) % rank for a in axes.numpy().flatten()) != list(range(2, rank)):
+            continue
+        output = node.outputs[0]
+        pooled = _insert(graph, node, "GlobalAveragePool", [node.inputs[0]], f"{output.name}.pooled", output.dtype)
+        pooled.shape = output.shape
+        _replace(graph, output, pooled)
+        graph.remove(node, safe=True)
+
+
+def _pad_on_codes(graph: ir.Graph) -> None:
+    """DequantizeLinear, Pad with 0, QuantizeLinear on one grid -> Pad of the codes with their zero point."""
+    for node in list(graph):
+        before = node.inputs[0].producer() if node.op_type == "Pad" and node.inputs[0] is not None else None
+        after = [use.node for use in node.outputs[0].uses()]
+        if before is None or before.op_type != "DequantizeLinear" or len(after) != 1 or after[0].op_type != "QuantizeLinear":
+            continue
+        if not _same_grid(before, after[0]) or ("mode" in node.attributes and node.attributes["mode"].as_string() != "constant"):
+            continue
+        inputs = [before.inputs[0], node.inputs[1], before.inputs[2], *node.inputs[3:]]
+        codes = after[0].outputs[0]
+        padded = _insert(graph, node, "Pad", inputs, f"{codes.name}.padded", codes.dtype)
+        name = codes.name
+        _replace(graph, codes, padded)
+        graph.remove([after[0], node], safe=True)
+        padded.name = name
+
+
+def _same_grid(first: ir.Node, second: ir.Node) -> bool:
+    """Whether two Q/DQ nodes have equal scale and zero point."""
+    pairs = zip(first.inputs[1:3], second.inputs[1:3], strict=True)
+    return all(np.array_equal(a.const_value.numpy(), b.const_value.numpy()) for a, b in pairs)  # type: ignore[union-attr]
+
+
+def _insert(graph: ir.Graph, before: ir.Node, op_type: str, inputs: list[Any], name: str, data_type: Any, **attributes: Any) -> ir.Value:
+    """A new node in front of ``before``; returns its output, called ``name``."""
+    node = ir.node(op_type, inputs, attributes=attributes, name=name)
+    node.outputs[0].name, node.outputs[0].dtype = name, data_type
+    graph.insert_before(before, node)
+    return node.outputs[0]
+
+
+def _replace(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
+    """Let everyone who read ``old`` read ``new``; an output of the graph keeps its name."""
+    new.shape = new.shape if new.shape is not None else old.shape
+    for index, output in enumerate(graph.outputs):
+        if output is old:
+            name, old.name = old.name, f"{old.name}.replaced"
+            new.name = name
+            graph.outputs[index] = new
+    for use in list(old.uses()):
+        use.node.replace_input_with(use.idx, new)
+
+
+def _strip_metadata(model: ir.Model) -> None:
+    """Drop the exporter's notes on nodes: stack traces hold paths of the user's machine."""
+    for node in model.graph:
+        node.metadata_props.clear()
+        node.doc_string = None
+    for value in [*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()]:
+        value.metadata_props.clear()
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()

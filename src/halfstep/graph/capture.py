@@ -1,0 +1,166 @@
+"""From a user's model to the graph every step works on.
+
+``torch.export`` records the operators (ATen vocabulary); what comes out is made functional, gets its batch norms and dropouts back as
+modules, and every node learns the user's module name. The user's model is left as it was: all tensors are copied.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.fx import GraphModule
+
+from halfstep.errors import ModelError
+from halfstep.graph.check import check
+from halfstep.graph.functionalize import functional_module
+from halfstep.graph.lift import lift_modules
+from halfstep.graph.names import name_nodes
+
+
+def capture(model: nn.Module | ExportedProgram, inputs: tuple[Tensor, ...]) -> GraphModule:
+    """The graph of ``model``, recorded on one batch of ``inputs``, as an ``nn.Module`` of its own.
+
+    ``graph.meta["batch_size"]`` is None where any batch size will do, else the only one the graph accepts; ``graph.meta["notes"]`` lists
+    what a user should know. Raises `ModelError` where the model cannot be recorded or holds NaN or infinite weights.
+    """
+    notes: list[str] = []
+    if isinstance(model, ExportedProgram):
+        _refuse_non_finite(model.state_dict)
+        program, batch_size = model, _batch_size_of(model)
+    else:
+        _refuse_non_finite(model.state_dict(keep_vars=True))
+        program, batch_size = _export(model, inputs, notes)
+    graph = _own_copy(program)
+    lift_modules(graph)
+    graph.graph.eliminate_dead_code()
+    name_nodes(graph)
+    _describe(graph)
+    graph.delete_all_unused_submodules()
+    graph.recompile()
+    graph.meta.update(batch_size=batch_size, notes=notes)
+    check(graph)
+    return graph.eval()
+
+
+def _export(model: nn.Module, inputs: tuple[Tensor, ...], notes: list[str]) -> tuple[ExportedProgram, int | None]:
+    """Record ``model`` in eval mode with a free batch size where it allows that, else with the batch size of ``inputs``."""
+    dynamic = tuple({0: Dim("batch", min=1)} for _ in inputs)
+    with in_eval_mode(model), torch.no_grad(), _quiet():
+        try:
+            return torch.export.export(model, inputs, dynamic_shapes=dynamic), None
+        except Exception as first:  # torch.export raises many kinds; the second attempt decides which one matters
+            try:
+                program = torch.export.export(model, inputs)
+            except Exception as second:
+                raise ModelError(_explain(model, second)) from second
+            notes.append(f"The model accepts batches of {len(inputs[0])} only: {_first_line(first)}")
+            return program, len(inputs[0])
+
+
+def _explain(model: nn.Module, error: Exception) -> str:
+    return (
+        f"torch.export cannot record {type(model).__name__}: {_first_line(error)} "
+        "Make its forward free of data-dependent Python control flow, or export it yourself and pass the .pt2 file."
+    )
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def _batch_size_of(program: ExportedProgram) -> int | None:
+    """None if the first axis of the first input is symbolic."""
+    placeholders = [n for n in program.graph.nodes if n.op == "placeholder" and n.name in program.graph_signature.user_inputs]
+    size = placeholders[0].meta["val"].shape[0] if placeholders and placeholders[0].meta["val"].ndim else None
+    return size if isinstance(size, int) else None
+
+
+def _own_copy(program: ExportedProgram) -> GraphModule:
+    """The program as a plain GraphModule on cloned tensors: it trains, deep-copies and keeps a ``state_dict``."""
+    with _quiet():
+        recorded = functional_module(program)
+    root = nn.Module()
+    for node in list(recorded.graph.nodes):
+        if node.op == "get_attr" and node.users:
+            _attach(root, node.target, _resolve(recorded, node.target))
+        elif node.op == "get_attr":
+            recorded.graph.erase_node(node)
+    graph = GraphModule(root, recorded.graph, type(recorded).__name__)
+    graph.meta = {}
+    return graph
+
+
+def _describe(graph: GraphModule) -> None:
+    """Set what the steps need of each node's value: "shape" (None for a free size) and "dtype" of a tensor, "is_number" of a scalar."""
+    kept = ("name", "shape", "dtype", "is_number")
+    for node in graph.graph.nodes:
+        value = node.meta.get("val")
+        if isinstance(value, Tensor):
+            node.meta["shape"] = tuple(size if isinstance(size, int) else None for size in value.shape)
+            node.meta["dtype"] = value.dtype
+        elif value is not None and not isinstance(value, (tuple, list)):
+            node.meta["is_number"] = True
+        node.meta = {key: node.meta[key] for key in kept if key in node.meta}
+
+
+def _resolve(module: nn.Module, path: str) -> object:
+    value: object = module
+    for part in path.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _attach(root: nn.Module, path: str, value: object) -> None:
+    """Put a copy of ``value`` at the dotted ``path``."""
+    *parents, leaf = path.split(".")
+    for part in parents:
+        if not hasattr(root, part):
+            root.add_module(part, nn.Module())
+        root = getattr(root, part)
+    if hasattr(root, leaf):
+        return
+    if isinstance(value, nn.Parameter):
+        root.register_parameter(leaf, nn.Parameter(value.detach().clone(), value.requires_grad))
+    elif isinstance(value, Tensor):
+        root.register_buffer(leaf, value.detach().clone())
+    else:
+        setattr(root, leaf, value)
+
+
+def _refuse_non_finite(state: dict[str, Tensor | nn.Parameter]) -> None:
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise ModelError(f"The weights of '{name}' hold NaN or infinite values: load a sound checkpoint.")
+
+
+@contextmanager
+def in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside the block, every module's own mode restored after it."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch.export's own deprecation warnings and log lines, which a user can do nothing about."""
+    logger = logging.getLogger("torch")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

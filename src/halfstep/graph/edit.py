@@ -1,0 +1,89 @@
+"""The few ways a step changes a graph."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+
+from halfstep.graph.operators import module_of
+from halfstep.quantizers import AbstractQuantizer
+
+
+def add_parameter(graph: GraphModule, path: str, value: Tensor, before: Node) -> Node:
+    """A new parameter at the dotted ``path`` and the attribute node that reads it, inserted before ``before``."""
+    parent, _, leaf = path.rpartition(".")
+    owner = graph.get_submodule(parent) if _has_module(graph, parent) else _add_container(graph, parent)
+    owner.register_parameter(leaf, nn.Parameter(value))
+    with graph.graph.inserting_before(before):
+        node = graph.graph.get_attr(path)
+    node.meta = {"name": path, "shape": tuple(value.shape), "dtype": value.dtype}
+    return node
+
+
+def set_parameter(graph: GraphModule, node: Node, value: Tensor) -> None:
+    """Overwrite the tensor an attribute node reads."""
+    with torch.no_grad():
+        attribute(graph, node).copy_(value)
+
+
+def attribute(graph: GraphModule, node: Node) -> Tensor:
+    """The tensor an attribute node reads."""
+    parent, _, leaf = str(node.target).rpartition(".")
+    value = getattr(graph.get_submodule(parent), leaf)
+    assert isinstance(value, Tensor)
+    return value
+
+
+def quantizer_of(node: object) -> AbstractQuantizer | None:
+    """The quantizer a node calls; None for every other node or value."""
+    if isinstance(node, Node) and node.op == "call_module" and isinstance(module := module_of(node), AbstractQuantizer):
+        return module
+    return None
+
+
+def behind_quantizer(node: Node) -> Node:
+    """The node whose output a quantizer node quantizes; any other node is returned as it is."""
+    source = node.args[0] if quantizer_of(node) is not None else node
+    assert isinstance(source, Node)
+    return source
+
+
+def insert_quantizer(graph: GraphModule, source: Node, path: str, quantizer: AbstractQuantizer, user: Node | None = None) -> Node:
+    """Put ``quantizer``, entered at ``path`` if it is new, on the edge that leaves ``source``: for one ``user`` or for all of them."""
+    if not _has_module(graph, path):
+        graph.add_submodule(path, quantizer)
+    with graph.graph.inserting_after(source):
+        node = graph.graph.call_module(path, (source,))
+    node.meta = {**source.meta, "name": _free_name(graph, f"{source.meta['name']}:quantize")}
+    if user is None:
+        source.replace_all_uses_with(node, delete_user_cb=lambda other: other is not node)
+    else:
+        user.replace_input_with(source, node)
+    return node
+
+
+def finish(graph: GraphModule) -> GraphModule:
+    """Drop what nothing uses any more and regenerate the code."""
+    graph.graph.eliminate_dead_code()
+    graph.delete_all_unused_submodules()
+    graph.recompile()
+    return graph
+
+
+def _free_name(graph: GraphModule, name: str) -> str:
+    taken = {node.meta.get("name") for node in graph.graph.nodes}
+    return next(free for free in [name, *(f"{name}#{k}" for k in range(2, len(taken) + 3))] if free not in taken)
+
+
+def _has_module(graph: GraphModule, path: str) -> bool:
+    try:
+        graph.get_submodule(path)
+    except AttributeError:
+        return False
+    return True
+
+
+def _add_container(graph: GraphModule, path: str) -> nn.Module:
+    graph.add_submodule(path, nn.Module())
+    return graph.get_submodule(path)

@@ -1,0 +1,106 @@
+"""Make in-place operators functional: ``x.relu_()`` becomes ``y = x.relu()``, and who read x afterwards reads y.
+
+That renaming is right as long as no other tensor shares x's memory and is read later. Where one does (a slice is assigned to, a view
+is changed and its base read), torch's own functionalization rewrites the whole program instead; it splits batch norm and dropout into
+other operators, which `lift` knows as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch.export import ExportedProgram
+from torch.fx import GraphModule, Node
+
+from halfstep.errors import ModelError
+
+
+def functional_module(program: ExportedProgram) -> GraphModule:
+    """The recorded program as a module none of whose operators changes its arguments; raises `ModelError` where that cannot be."""
+    module = _unguarded(program)
+    order = {node: index for index, node in enumerate(module.graph.nodes)}
+    in_place = [node for node in module.graph.nodes if is_in_place(node)]
+    if any(_has_live_alias(node, order) or _functional(node) is None for node in in_place):
+        return _functionalized_by_torch(program)
+    for node in in_place:
+        _make_functional(node, order)
+    return module
+
+
+def _unguarded(program: ExportedProgram) -> GraphModule:
+    """The program's module without the checks of input shapes that torch puts in front."""
+    module: GraphModule = program.module()
+    for node in list(module.graph.nodes):
+        if node.op == "call_module" and node.target == "_guards_fn":
+            module.graph.erase_node(node)
+    return module
+
+
+def is_in_place(node: Node) -> bool:
+    """Whether the operator writes into one of its arguments."""
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def _functional(node: Node) -> Callable[..., object] | None:
+    """``aten.relu_.default`` -> ``aten.relu.default``; None where there is no such twin."""
+    overload = node.target
+    assert isinstance(overload, torch._ops.OpOverload)
+    packet_name = overload._schema.name.split("::")[1].removesuffix("_")
+    packet = getattr(torch.ops.aten, packet_name, None) if overload._schema.name.startswith("aten::") else None
+    found: Callable[..., object] | None = getattr(packet, overload._overloadname, None)
+    return found
+
+
+def _aliases(node: Node) -> bool:
+    """Whether the node's output may share memory with its first argument (a view, or an in-place result)."""
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload):
+        return False
+    return any(argument.alias_info is not None for argument in target._schema.arguments) or "reshape" in target._schema.name
+
+
+def _storage(node: Node) -> set[Node]:
+    """All nodes that may share memory with ``node``: its bases, and every view of those."""
+    root = node
+    while root.op == "call_function" and _aliases(root) and isinstance(root.args[0], Node):
+        root = root.args[0]
+    found, waiting = {root}, [root]
+    while waiting:
+        for user in waiting.pop().users:
+            if user.op == "call_function" and _aliases(user) and user not in found:
+                found.add(user)
+                waiting.append(user)
+    return found
+
+
+def _has_live_alias(node: Node, order: dict[Node, int]) -> bool:
+    """Whether another tensor on the same memory is read after ``node`` wrote to it."""
+    written = node.args[0]
+    assert isinstance(written, Node)
+    if written.op in ("placeholder", "get_attr"):
+        return True
+    chain = {node, written}
+    for alias in _storage(written) - chain:
+        if order[alias] < order[node] and any(order[user] > order[node] for user in alias.users):
+            return True
+    return False
+
+
+def _make_functional(node: Node, order: dict[Node, int]) -> None:
+    written = node.args[0]
+    assert isinstance(written, Node)
+    node.target = _functional(node)  # type: ignore[assignment]
+    for user in [user for user in written.users if order[user] > order[node]]:
+        user.replace_input_with(written, node)
+
+
+def _functionalized_by_torch(program: ExportedProgram) -> GraphModule:
+    module = _unguarded(program.run_decompositions({}))
+    for node in module.graph.nodes:
+        if is_in_place(node):
+            raise ModelError(
+                f"The model writes into '{node.args[0]}' with {node.target}, which cannot be made functional. "
+                "Keep state out of forward: a buffer or input that is changed in place has no place in an integer network."
+            )
+    return module

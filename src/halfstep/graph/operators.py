@@ -1,0 +1,134 @@
+"""What each ATen operator means to a quantizer: one table, read by every step that cares.
+
+role        meaning
+WEIGHTED    multiplies its input by a weight and adds a bias (convolutions, linear): integers in, an accumulator out
+PRODUCT     multiplies two activations (matmul): both on a grid, its own grid out
+MERGE       brings several tensors together (add, mul, concat): every operand on a grid, its own grid out
+AVERAGE     averages values of one grid: its own (finer) grid out, because a mean falls between the codes it averages
+CLIP        a clamp that a grid absorbs when it follows a WEIGHTED, PRODUCT or MERGE operator (ReLU, ReLU6, clip)
+PASS        moves values without changing them (max pooling, reshape, transpose, slice, zero padding): shares its input's grid
+FLOAT       element-wise function or normalization that stays in float here, between a dequantize and a quantize
+SHAPE       arithmetic on sizes, not on values
+Anything else is unknown: it stays in float too, and the report names it.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from torch import nn
+from torch.fx import Node
+
+from halfstep.graph.names import operator_name
+from halfstep.quantizers import AbstractQuantizer
+
+
+class Role(enum.Enum):
+    """See the table at the top of this file."""
+
+    WEIGHTED = enum.auto()
+    PRODUCT = enum.auto()
+    MERGE = enum.auto()
+    AVERAGE = enum.auto()
+    CLIP = enum.auto()
+    PASS = enum.auto()
+    FLOAT = enum.auto()
+    SHAPE = enum.auto()
+    QUANTIZER = enum.auto()
+    UNKNOWN = enum.auto()
+
+
+_NAMES: dict[Role, str] = {
+    Role.WEIGHTED: "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear",
+    Role.PRODUCT: "matmul bmm mm",
+    Role.MERGE: "add mul cat concat concatenate",
+    Role.AVERAGE: "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d mean",
+    Role.CLIP: "relu relu6 hardtanh clamp clamp_min clip",
+    Role.PASS: (
+        "max_pool1d max_pool2d max_pool3d adaptive_max_pool2d view reshape flatten unflatten squeeze unsqueeze permute transpose t "
+        "movedim slice select narrow chunk split split_with_sizes tensor_split unbind getitem expand repeat contiguous clone alias "
+        "detach pad constant_pad_nd pixel_shuffle pixel_unshuffle channel_shuffle upsample_nearest1d upsample_nearest2d "
+        "upsample_nearest3d flip roll Dropout dropout"
+    ),
+    Role.FLOAT: (
+        "sigmoid tanh silu gelu elu selu celu leaky_relu prelu hardswish hardsigmoid hardshrink softplus mish exp log sqrt rsqrt pow "
+        "div sub neg abs sin cos erf reciprocal softmax log_softmax layer_norm group_norm instance_norm rms_norm local_response_norm "
+        "batch_norm BatchNorm1d BatchNorm2d BatchNorm3d sum max min amax amin argmax upsample_bilinear2d embedding "
+        "scaled_dot_product_attention where masked_fill gt lt ge le eq ne"
+    ),
+    Role.SHAPE: "sym_size sym_numel mul floordiv truediv arange ones zeros full scalar_tensor",
+}
+_ROLES = {name: role for role in reversed(_NAMES) for name in _NAMES[role].split()}
+_ROLES |= {"SyncBatchNorm": Role.FLOAT}
+
+
+def role_of(node: Node) -> Role:
+    """The role of a node that computes something; `Role.UNKNOWN` where the table has no row for it."""
+    if node.meta.get("is_number"):
+        return Role.SHAPE
+    if node.op == "call_module" and isinstance(module_of(node), AbstractQuantizer):
+        return Role.QUANTIZER
+    if operator_name(node) in ("pad", "constant_pad_nd") and not _pads_with_zero(node):
+        return Role.FLOAT  # another constant need not lie on the input's grid
+    return _ROLES.get(operator_name(node), Role.UNKNOWN)
+
+
+def _pads_with_zero(node: Node) -> bool:
+    """Whether what a padding adds lies on its input's grid: zeros, or copies of the input's own values."""
+    value = node.args[-1] if isinstance(node.args[-1], (int, float)) else node.kwargs.get("value")
+    return not value
+
+
+def module_of(node: Node) -> nn.Module:
+    """The module a ``call_module`` node calls."""
+    graph = node.graph.owning_module
+    assert graph is not None
+    return graph.get_submodule(str(node.target))
+
+
+@dataclass(frozen=True)
+class WeightedLayer:
+    """A convolution or linear operator and the nodes around it.
+
+    output_axis: the axis of the weight that belongs to output channels: 0, or 1 for transposed convolutions (there of size
+    C_out / groups, so per-channel scales are only possible without groups).
+    """
+
+    node: Node
+    input: Node
+    weight: Node
+    bias: Node | None
+    output_axis: int
+    groups: int
+
+    @property
+    def name(self) -> str:
+        """The user's name of the layer."""
+        return str(self.node.meta["name"])
+
+
+def weighted_layer(node: Node) -> WeightedLayer | None:
+    """The layer view of a WEIGHTED node; None for any other node."""
+    if node.op != "call_function" or role_of(node) is not Role.WEIGHTED:
+        return None
+    is_transposed = "transpose" in operator_name(node)
+    bias = node.args[2] if len(node.args) > 2 else node.kwargs.get("bias")
+    groups = 1 if operator_name(node) == "linear" else _argument(node, "groups", 1)
+    x, weight = node.args[:2]
+    assert isinstance(x, Node) and isinstance(weight, Node)
+    return WeightedLayer(node, x, weight, bias if isinstance(bias, Node) else None, int(is_transposed), int(groups))
+
+
+def _argument(node: Node, name: str, default: int) -> int:
+    """The value of a named argument of an ATen call, wherever it stands."""
+    schema = node.target._schema  # type: ignore[union-attr]
+    position = next(index for index, argument in enumerate(schema.arguments) if argument.name == name)
+    value = node.args[position] if position < len(node.args) else node.kwargs.get(name, default)
+    assert isinstance(value, int)
+    return value
+
+
+def weighted_layers(graph: object) -> list[WeightedLayer]:
+    """All WEIGHTED nodes of a ``torch.fx.GraphModule``, in the order of computation."""
+    return [layer for node in graph.graph.nodes if (layer := weighted_layer(node)) is not None]  # type: ignore[attr-defined]

@@ -1,0 +1,218 @@
+"""Write a graph as JSON and safetensors, and read it back: no pickle, the same bytes for the same graph.
+
+Operators are written by name ("aten.conv2d.default") and looked up again in ``torch.ops.aten`` or a short list of Python operators, so
+that a file can name nothing else. Modules are batch norms, dropouts (constructor arguments) and quantizers (registry name, configuration).
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Graph, GraphModule, Node
+from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
+from torch.utils import _pytree as pytree
+
+from halfstep.errors import GraphError
+from halfstep.grid import Grid
+from halfstep.quantizers import QUANTIZERS, AbstractQuantizer, AccumulatorQuantizer
+
+FORMAT = 1
+_PYTHON = {
+    f"operator.{name}": getattr(operator, name) for name in ("getitem", "add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "pow")
+}
+_PYTHON |= {"math.ceil": math.ceil, "math.floor": math.floor}
+_PYTHON_NAMES = {function: name for name, function in _PYTHON.items()}
+_NORMS = {kind.__name__: kind for kind in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)}
+_META = ("name", "is_number")
+
+
+def to_json(graph: GraphModule) -> dict[str, Any]:
+    """The structure of ``graph`` as plain values; its tensors are in ``graph.state_dict()``."""
+    codegen = graph.graph._codegen
+    pytree_info = None
+    if isinstance(codegen, _PyTreeCodeGen):
+        info = codegen.pytree_info
+        out_spec = None if info.out_spec is None else pytree.treespec_dumps(info.out_spec)
+        pytree_info = {"names": info.orig_args, "in": pytree.treespec_dumps(info.in_spec), "out": out_spec}
+    return {
+        "format": FORMAT,
+        "batch_size": graph.meta["batch_size"],
+        "notes": list(graph.meta["notes"]),
+        "pytree": pytree_info,
+        "modules": {path: _module_to_json(graph, graph.get_submodule(path)) for path in sorted(_called_modules(graph))},
+        "attributes": {n.target: _attribute_kind(graph, n.target) for n in graph.graph.nodes if n.op == "get_attr"},
+        "nodes": [_node_to_json(node) for node in graph.graph.nodes],
+    }
+
+
+def from_json(saved: Mapping[str, Any], state: Mapping[str, Tensor]) -> GraphModule:
+    """The graph that `to_json` described, with the tensors of ``state``; raises `GraphError` on anything it does not know."""
+    if saved.get("format") != FORMAT:
+        raise GraphError(f"This graph was written in format {saved.get('format')}; this version of halfstep reads format {FORMAT}.")
+    root = nn.Module()
+    for path, kind in saved["attributes"].items():
+        if path not in state:
+            raise GraphError(f"The weights of '{path}' are missing.")
+        _put(root, path, nn.Parameter(state[path], state[path].is_floating_point()) if kind == "parameter" else state[path], kind)
+    described = sorted(saved["modules"].items(), key=lambda item: item[1]["kind"] == AccumulatorQuantizer.name)  # after their sources
+    for path, description in described:
+        _put(root, path, _module_from_json(root, path, description), "module")
+    graph = _nodes_from_json(saved)
+    module = GraphModule(root, graph)
+    module.load_state_dict(dict(state), strict=True)
+    module.meta = {"batch_size": saved["batch_size"], "notes": list(saved["notes"])}
+    return module.eval()
+
+
+def _called_modules(graph: GraphModule) -> set[str]:
+    return {str(node.target) for node in graph.graph.nodes if node.op == "call_module"}
+
+
+def _attribute_kind(graph: GraphModule, path: str) -> str:
+    return "parameter" if path in dict(graph.named_parameters()) else "buffer"
+
+
+def _module_to_json(graph: GraphModule, module: nn.Module) -> dict[str, Any]:
+    if isinstance(module, AccumulatorQuantizer):
+        paths = {id(part): path for path, part in graph.named_modules()}
+        sources = [paths[id(source)] for source in module.sources]
+        return {"kind": module.name, "is_enabled": module.is_enabled, **module.configuration(), "sources": sources}
+    if isinstance(module, AbstractQuantizer):
+        return {"kind": module.name, "is_enabled": module.is_enabled, **module.configuration()}
+    if isinstance(module, nn.Dropout):
+        return {"kind": "Dropout", "p": module.p}
+    assert isinstance(module, nn.modules.batchnorm._BatchNorm)
+    names = ("num_features", "eps", "momentum", "affine")
+    return {"kind": type(module).__name__, **{name: getattr(module, name) for name in names}}
+
+
+def _module_from_json(root: nn.Module, path: str, description: Mapping[str, Any]) -> nn.Module:
+    arguments = dict(description)
+    kind = arguments.pop("kind")
+    if kind == "Dropout":
+        return nn.Dropout(**arguments)
+    if kind in _NORMS:
+        return _NORMS[kind](**arguments)
+    is_enabled = arguments.pop("is_enabled")
+    arguments["grid"] = Grid(**arguments["grid"])
+    if "sources" in arguments:
+        arguments["sources"] = tuple(root.get_submodule(source) for source in arguments["sources"])
+    module = QUANTIZERS[kind](**arguments)
+    module.is_enabled = bool(is_enabled)
+    return module
+
+
+def _put(root: nn.Module, path: str, value: Any, kind: str) -> None:
+    *parents, leaf = path.split(".")
+    for part in parents:
+        if not hasattr(root, part):
+            root.add_module(part, nn.Module())
+        root = getattr(root, part)
+    if kind == "module":
+        root.add_module(leaf, value)
+    elif kind == "parameter":
+        root.register_parameter(leaf, value)
+    else:
+        root.register_buffer(leaf, value)
+
+
+def _node_to_json(node: Node) -> dict[str, Any]:
+    meta = {key: node.meta[key] for key in _META if key in node.meta}
+    if "shape" in node.meta:
+        meta |= {"shape": list(node.meta["shape"]), "dtype": str(node.meta["dtype"])}
+    target = _function_name(node.target) if node.op == "call_function" else str(node.target)
+    return {
+        "op": node.op,
+        "id": node.name,
+        "target": target,
+        "args": _value_to_json(node.args),
+        "kwargs": {key: _value_to_json(value) for key, value in node.kwargs.items()},
+        "meta": meta,
+    }
+
+
+def _function_name(target: Any) -> str:
+    if isinstance(target, torch._ops.OpOverload) and target.namespace == "aten":
+        return str(target)
+    if target in _PYTHON_NAMES:
+        return _PYTHON_NAMES[target]
+    raise GraphError(f"The operator {target} cannot be saved: it is neither an ATen operator nor one of {', '.join(_PYTHON)}.")
+
+
+def _function(name: str) -> Callable[..., Any]:
+    if name in _PYTHON:
+        return _PYTHON[name]  # type: ignore[no-any-return]
+    parts = name.split(".")
+    overload = getattr(getattr(torch.ops.aten, parts[1], None), parts[2], None) if len(parts) == 3 and parts[0] == "aten" else None
+    if not isinstance(overload, torch._ops.OpOverload):
+        raise GraphError(f"The file names the operator '{name}', which this version of torch does not have.")
+    return overload
+
+
+def _value_to_json(value: Any) -> Any:
+    """Numbers, strings and None stand for themselves; everything else is a one-entry mapping that says what it is."""
+    if isinstance(value, Node):
+        return {"node": value.name}
+    if isinstance(value, (list, tuple)):
+        return [_value_to_json(item) for item in value]
+    if isinstance(value, dict):
+        return {"dict": {key: _value_to_json(item) for key, item in value.items()}}
+    if isinstance(value, slice):
+        return {"slice": [_value_to_json(part) for part in (value.start, value.stop, value.step)]}
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": str(value)}
+    if isinstance(value, (torch.dtype, torch.device, torch.layout, torch.memory_format)):
+        return {type(value).__name__: str(value)}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise GraphError(f"An argument of type {type(value).__name__} cannot be saved.")
+
+
+def _value_from_json(value: Any, nodes: Mapping[str, Node]) -> Any:
+    if isinstance(value, list):
+        return [_value_from_json(item, nodes) for item in value]
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    match kind:
+        case "node":
+            return nodes[content]
+        case "dict":
+            return {key: _value_from_json(item, nodes) for key, item in content.items()}
+        case "slice":
+            return slice(*(_value_from_json(part, nodes) for part in content))
+        case "float":
+            return float(content)
+        case "device":
+            return torch.device(content)
+        case "dtype" | "layout" | "memory_format":
+            return getattr(torch, content.removeprefix("torch."))
+    raise GraphError(f"The file holds an argument of unknown kind '{kind}'.")
+
+
+def _nodes_from_json(saved: Mapping[str, Any]) -> Graph:
+    graph, nodes = Graph(), dict[str, Node]()
+    for entry in saved["nodes"]:
+        target = _function(entry["target"]) if entry["op"] == "call_function" else entry["target"]
+        arguments = tuple(_value_from_json(entry["args"], nodes))
+        keywords = {key: _value_from_json(value, nodes) for key, value in entry["kwargs"].items()}
+        node = graph.create_node(entry["op"], target, arguments, keywords, name=entry["id"])
+        node.meta = dict(entry["meta"])
+        if "shape" in node.meta:
+            node.meta |= {"shape": tuple(node.meta["shape"]), "dtype": getattr(torch, node.meta["dtype"].removeprefix("torch."))}
+        nodes[entry["id"]] = node
+    if saved["pytree"] is not None:
+        info = saved["pytree"]
+        out_spec = None if info["out"] is None else pytree.treespec_loads(info["out"])
+        graph.set_codegen(_PyTreeCodeGen(_PyTreeInfo(info["names"], pytree.treespec_loads(info["in"]), out_spec)))
+    return graph
+
+
+def duplicate(graph: GraphModule) -> GraphModule:
+    """A copy that shares no tensor with ``graph``."""
+    return from_json(to_json(graph), {name: tensor.detach().clone() for name, tensor in graph.state_dict().items()})

@@ -1,0 +1,59 @@
+"""Uniform affine quantizer with a fixed scale: what post-training quantization leaves behind.
+
+    codes = clamp(round(x / scale) + zero_point, minimum, maximum)        value = (codes - zero_point) * scale
+
+scale > 0: the width of one step. zero_point: the code of the value 0. Rounding is half to even, as in ONNX QuantizeLinear
+(ONNX operator specification, QuantizeLinear, opset 21). The gradient passes straight through inside the range and is zero
+outside. No deviation.
+"""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor
+
+from halfstep.errors import CalibrationError
+from halfstep.grid import Grid, Quantized, quantize_affine
+from halfstep.quantizers.abstract import QUANTIZERS, AbstractQuantizer
+
+
+@final
+@QUANTIZERS.register("uniform")
+class UniformQuantizer(AbstractQuantizer):
+    """Evenly spaced levels, one scale for the tensor or one a channel; buffers ``scale`` and ``zero_point`` of shape [] or [C]."""
+
+    scale: Tensor
+    zero_point: Tensor
+
+    def __init__(self, grid: Grid, num_channels: int | None = None) -> None:
+        super().__init__(grid)
+        if (grid.channel_axis is None) != (num_channels is None):
+            raise ValueError("num_channels goes with a grid that has a channel axis")
+        shape = () if num_channels is None else (num_channels,)
+        self.register_buffer("scale", torch.full(shape, torch.nan))
+        self.register_buffer("zero_point", torch.zeros(shape))
+
+    @property
+    def is_calibrated(self) -> bool:
+        """True once a scale was set."""
+        return not bool(torch.isnan(self.scale).any())
+
+    def set(self, scale: Tensor, zero_point: Tensor) -> None:
+        """Fix the grid on the real line and switch the quantizer on; shapes [] or [C], scale > 0, zero_point a code."""
+        if not bool((scale > 0).all() and torch.isfinite(scale).all()):
+            raise CalibrationError(f"A scale is positive and finite, not {scale.flatten().tolist()[:8]}.")
+        self.scale.copy_(scale)
+        self.zero_point.copy_(zero_point)
+        self.is_enabled = True
+
+    def quantize(self, x: Tensor) -> Quantized:
+        """``x`` on the grid; `CalibrationError` before a scale was set."""
+        if not self.is_enabled and not self.is_calibrated:
+            raise CalibrationError("This quantizer has no scale yet: run the step 'calibrate' first.")
+        return quantize_affine(x, self.scale, self.zero_point, self.grid)
+
+    def configuration(self) -> dict[str, object]:
+        """Grid and number of channels."""
+        return {**super().configuration(), "num_channels": self.scale.numel() if self.scale.ndim else None}

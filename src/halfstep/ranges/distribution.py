@@ -1,0 +1,33 @@
+"""How often each real value occurs: what every range estimator works from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """One row a channel (a single row for a whole tensor).
+
+    values: float32 [C, K], ascending in every row; counts: float32 [C, K] or [1, K], how often each occurs.
+    minimum, maximum: float64 [C], the exact extremes; ``values`` may miss them by half a bin where they come from a histogram.
+    """
+
+    values: Tensor
+    counts: Tensor
+    minimum: Tensor
+    maximum: Tensor
+
+    @classmethod
+    def of_tensor(cls, x: Tensor, channel_axis: int | None = None) -> Distribution:
+        """The exact distribution of a tensor that is at hand, such as a weight: one row, or one for each entry of the axis."""
+        rows = x.detach().float().reshape(1, -1) if channel_axis is None else x.detach().float().movedim(channel_axis, 0).flatten(1)
+        values = torch.sort(rows, dim=1).values
+        return cls(values, torch.ones_like(values[:1]), values[:, 0].double(), values[:, -1].double())
+
+    def extremes(self) -> tuple[Tensor, Tensor]:
+        """(minimum, maximum) of shape [C], widened to contain 0, which every grid represents exactly."""
+        return self.minimum.clamp(max=0), self.maximum.clamp(min=0)

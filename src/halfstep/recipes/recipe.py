@@ -1,0 +1,112 @@
+"""A recipe: the scheme, the ordered steps and the preprocessing of the inputs; YAML on disk, an immutable object in code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import yaml
+
+from halfstep.data import Preprocessing
+from halfstep.errors import RecipeError, did_you_mean
+from halfstep.registry import Spec, explain
+from halfstep.steps import STEPS, AbstractStep, Scheme
+
+_FOLDER = Path(__file__).parent
+
+
+def shipped() -> list[str]:
+    """The names of the recipes that come with halfstep."""
+    return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
+
+
+class Recipe(pydantic.BaseModel):
+    """steps: each the name of a step or ``{name: {option: value}}``, applied in order. preprocessing: None for inputs that need none."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    description: str = ""
+    preprocessing: Preprocessing | None = None
+    scheme: Scheme = Scheme()
+    steps: tuple[Spec, ...]
+
+    @pydantic.field_validator("steps")
+    @classmethod
+    def _are_steps(cls, value: tuple[Spec, ...]) -> tuple[Spec, ...]:
+        for spec in value:
+            STEPS.create(spec)
+        return value
+
+    @classmethod
+    def load(cls, name_or_path: str | Path) -> Recipe:
+        """A shipped recipe by its name, or a YAML file by its path; `RecipeError` says what does not fit."""
+        path = Path(name_or_path)
+        if path.suffix not in (".yaml", ".yml"):
+            if str(name_or_path) not in shipped():
+                hint = did_you_mean(str(name_or_path), shipped())
+                raise RecipeError(f"Unknown recipe '{name_or_path}'. {hint} A recipe of your own is a path that ends in .yaml.")
+            path = _FOLDER / f"{name_or_path}.yaml"
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise RecipeError(f"Cannot read the recipe '{path}': {error.strerror}.") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise RecipeError(f"The recipe '{path}' is not YAML: {' '.join(str(error).split())}.") from error
+        return cls.parse(content, str(name_or_path))
+
+    @classmethod
+    def parse(cls, content: Any, where: str = "recipe") -> Recipe:
+        """A recipe from plain values, as YAML holds them."""
+        if not isinstance(content, dict):
+            raise RecipeError(f"The recipe '{where}' must be a mapping with at least 'name' and 'steps'.")
+        try:
+            return cls(**content)
+        except pydantic.ValidationError as error:
+            raise RecipeError(explain(error, f"Recipe '{where}'", _model_at(cls, error))) from None
+
+    def to_yaml(self) -> str:
+        """The whole recipe, defaults written out, so that a later version of halfstep reads what this one ran."""
+        content = self.model_dump(mode="json")
+        content["steps"] = [step.full_spec() for step in self.build_steps()]
+        return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
+
+    def build_steps(self) -> list[AbstractStep]:
+        """The steps as objects."""
+        return [STEPS.create(spec) for spec in self.steps]
+
+    def with_types(self, weights: str | None = None, activations: str | None = None) -> Recipe:
+        """The same recipe with other default types ("int4", "float"); exceptions for single layers stay."""
+        scheme = self.scheme
+        if weights is not None:
+            scheme = scheme.model_copy(update={"weights": self._retyped("weights", weights)})
+        if activations is not None:
+            scheme = scheme.model_copy(update={"activations": self._retyped("activations", activations)})
+        return self.model_copy(update={"scheme": scheme})
+
+    def with_preprocessing(self, preprocessing: Preprocessing | None) -> Recipe:
+        """The same recipe for inputs that need this preprocessing."""
+        return self.model_copy(update={"preprocessing": preprocessing})
+
+    def _retyped(self, role: str, type_name: str) -> Any:
+        """The tensor scheme of ``role`` with another type; one that changes its sign takes the usual symmetry of that sign."""
+        old = getattr(self.scheme, role)
+        options = old.model_dump() | {"type": type_name}
+        if role == "activations" and type_name != "float":
+            options["symmetric"] = not type_name.startswith("u")
+        try:
+            return type(old)(**options)
+        except pydantic.ValidationError as error:
+            raise RecipeError(explain(error, role, type(old))) from None
+
+
+def _model_at(model: type[pydantic.BaseModel], error: pydantic.ValidationError) -> type[pydantic.BaseModel]:
+    """The model in whose fields the first complaint of ``error`` lies, for suggestions."""
+    for part in error.errors()[0]["loc"][:-1]:
+        field = model.model_fields.get(str(part))
+        if field is None:
+            continue
+        inner = [kind for kind in (field.annotation, *getattr(field.annotation, "__args__", ())) if isinstance(kind, type)]
+        model = next((kind for kind in inner if issubclass(kind, pydantic.BaseModel)), model)
+    return model

@@ -1,0 +1,42 @@
+"""What a rounding is: which of the two (or more) codes next to a weight it takes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from halfstep.grid import Grid, Quantized
+from halfstep.registry import Method, Registry
+
+
+@dataclass(frozen=True)
+class RoundingProblem:
+    """One layer's weight and the grid it has to go to. scale and zero_point have the shape [] or [C], as `Grid.along` takes them."""
+
+    weight: Tensor
+    scale: Tensor
+    zero_point: Tensor
+    grid: Grid
+
+    def position(self) -> Tensor:
+        """Where each weight lies between the codes: ``weight / scale + zero_point``, not yet an integer."""
+        dimensions = self.weight.ndim
+        return self.weight / self.grid.along(self.scale, dimensions) + self.grid.along(self.zero_point, dimensions)
+
+    def codes(self, integers: Tensor) -> Quantized:
+        """The given integers, clipped to the grid."""
+        return Quantized(integers.clamp(self.grid.minimum, self.grid.maximum), self.scale, self.zero_point, self.grid)
+
+
+class AbstractRounding(Method, ABC):
+    """A way to choose codes for one layer is one subclass. It never runs the network; random choices come from ``generator`` alone."""
+
+    @abstractmethod
+    def round(self, problem: RoundingProblem, generator: torch.Generator) -> Quantized:
+        """Integers on ``problem.grid``, of the shape of ``problem.weight``."""
+
+
+ROUNDINGS: Registry[AbstractRounding] = Registry("rounding")

@@ -1,0 +1,114 @@
+"""Give every quantizer its scale: activations from the statistics of the calibration data, weights from their own values.
+
+    scale, zero_point = fit(range(distribution))          the range estimators are in ``ranges/``
+
+Two guards keep the integers sound. A channel of zeros has an empty range: it takes the largest scale of its tensor (1 if all are empty)
+and its codes are 0 whatever the scale. A bias must fit into int32 next to the products: where |bias| / (s_x s_w) would pass 2^30, the
+channel's s_w is raised until it does not (its weights are then so small that the bias decides the output).
+"""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from pydantic import field_validator
+from torch import Tensor
+from torch.fx import GraphModule
+
+from halfstep.errors import CalibrationError, GraphError
+from halfstep.graph.edit import attribute, behind_quantizer, quantizer_of
+from halfstep.graph.operators import WeightedLayer, weighted_layers
+from halfstep.quantizers import AccumulatorQuantizer, UniformQuantizer, quantizers
+from halfstep.ranges import RANGES, AbstractRange, Distribution
+from halfstep.registry import Spec
+from halfstep.steps.abstract import STEPS, AbstractStep, Context
+from halfstep.steps.place_quantizers import activation_quantizers
+
+_LARGEST_BIAS = 2**30
+
+
+@final
+@STEPS.register("calibrate")
+class Calibrate(AbstractStep):
+    """weights, activations: the range estimator of each, as its name or ``{name: {option: value}}``."""
+
+    weights: Spec = "mse"
+    activations: Spec = "mse"
+
+    @field_validator("weights", "activations")
+    @classmethod
+    def _is_a_range(cls, value: Spec) -> Spec:
+        RANGES.create(value)
+        return value
+
+    def needs(self, graph: GraphModule) -> set[str]:
+        """The tensors that own an activation quantizer."""
+        return {str(node.meta["name"]) for node in activation_quantizers(graph).values() if node.op != "get_attr"}
+
+    def apply(self, graph: GraphModule, context: Context) -> GraphModule:
+        """Set scales and zero points and switch every quantizer on."""
+        activation_range: AbstractRange = RANGES.create(self.activations)
+        for path, node in activation_quantizers(graph).items():
+            quantizer = graph.get_submodule(path)
+            assert isinstance(quantizer, UniformQuantizer)
+            if node.op == "get_attr":
+                distribution = Distribution.of_tensor(attribute(graph, node))
+            else:
+                distribution = context.statistics.histograms[str(node.meta["name"])].distribution()
+            _refuse_constant_zero(str(node.meta["name"]), distribution)
+            scale, zero_point = activation_range.range(distribution, quantizer.grid).fit(quantizer.grid)
+            quantizer.set(scale.squeeze(0), zero_point.squeeze(0))
+        _calibrate_weights(graph, RANGES.create(self.weights))
+        for _, quantizer in quantizers(graph):
+            if isinstance(quantizer, AccumulatorQuantizer):
+                quantizer.is_enabled = True
+        return graph
+
+    def ensures(self, graph: GraphModule) -> None:
+        """Every quantizer is calibrated and switched on."""
+        for path, quantizer in quantizers(graph):
+            if not (quantizer.is_calibrated and quantizer.is_enabled):
+                raise GraphError(f"Quantizer '{path}' has no scale after calibration.")
+
+
+def _refuse_constant_zero(name: str, distribution: Distribution) -> None:
+    if float(distribution.minimum) == float(distribution.maximum) == 0.0:
+        raise CalibrationError(
+            f"The output of '{name}' is 0 for every calibration input, so it has no range. Calibrate with data that reach it, "
+            f"or leave it in float with an override in the recipe's scheme: {{pattern: '{name}', activations: float}}."
+        )
+
+
+def _calibrate_weights(graph: GraphModule, weight_range: AbstractRange) -> None:
+    fitted: dict[UniformQuantizer, tuple[Tensor, Tensor]] = {}
+    for layer in weighted_layers(graph):
+        quantizer = quantizer_of(layer.weight)
+        if not isinstance(quantizer, UniformQuantizer) or layer.weight.args[0].op != "get_attr":  # type: ignore[union-attr]
+            continue
+        if quantizer not in fitted:
+            weight = attribute(graph, behind_quantizer(layer.weight))
+            distribution = Distribution.of_tensor(weight, quantizer.grid.channel_axis)
+            scale, zero_point = weight_range.range(distribution, quantizer.grid).fit(quantizer.grid)
+            fitted[quantizer] = _without_zeros(scale), zero_point
+        scale, zero_point = fitted[quantizer]
+        fitted[quantizer] = torch.maximum(scale, _least_scale(graph, layer)), zero_point
+    for quantizer, (scale, zero_point) in fitted.items():
+        quantizer.set(scale.view(quantizer.scale.shape), zero_point.view(quantizer.scale.shape))
+
+
+def _without_zeros(scale: Tensor) -> Tensor:
+    """Scales [C] with those of empty ranges replaced by the largest, or by 1."""
+    largest = scale.max()
+    return torch.where(scale > 0, scale, largest if largest > 0 else torch.ones_like(largest))
+
+
+def _least_scale(graph: GraphModule, layer: WeightedLayer) -> Tensor:
+    """The smallest weight scale [C] (or [1] per tensor) with which the layer's bias fits its grid."""
+    bias, source = quantizer_of(layer.bias), quantizer_of(layer.input)
+    if bias is None or not isinstance(source, UniformQuantizer):
+        return torch.zeros(1, dtype=torch.float64)
+    magnitude = attribute(graph, behind_quantizer(layer.bias)).detach().double().abs()  # type: ignore[arg-type]
+    if bias.grid.channel_axis is None:
+        magnitude = magnitude.max().view(1)
+    return magnitude / (source.scale.double() * _LARGEST_BIAS)

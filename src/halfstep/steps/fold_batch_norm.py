@@ -1,0 +1,125 @@
+"""Fold batch norms into the convolution or linear layer before them.
+
+    y = gamma (W x + b - mean) / sqrt(var + eps) + beta  =  W' x + b'
+    W' = W f,   b' = (b - mean) f + beta,   f = gamma / sqrt(var + eps)      one f a output channel
+
+f scales the axis of the weight that belongs to output channels (the second one, group by group, for transposed convolutions). Jacob
+et al. 2018, section 3.2. A batch norm that is called twice, whose input is not a layer with weights of its own, or whose input has
+other users, is left where it is and noted. No deviation.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from typing import final
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+
+from halfstep.errors import GraphError
+from halfstep.graph.edit import add_parameter, attribute, finish, set_parameter
+from halfstep.graph.operators import WeightedLayer, module_of, weighted_layer
+from halfstep.steps.abstract import STEPS, AbstractStep, Context
+
+
+@final
+@STEPS.register("fold_batch_norm")
+class FoldBatchNorm(AbstractStep):
+    """exclude: patterns of batch norms to leave alone."""
+
+    exclude: tuple[str, ...] = ()
+
+    def apply(self, graph: GraphModule, context: Context) -> GraphModule:
+        """Fold what can be folded."""
+        for node in batch_norms(graph):
+            if self._is_excluded(node):
+                continue
+            reason = why_not(node)
+            if reason is None:
+                _fold(graph, node)
+            else:
+                context.notes.append(f"Batch norm '{node.meta['name']}' stays in float: {reason}.")
+        return finish(graph)
+
+    def ensures(self, graph: GraphModule) -> None:
+        """No batch norm that can be folded is left."""
+        for node in batch_norms(graph):
+            if not self._is_excluded(node) and why_not(node) is None:
+                raise GraphError(f"Batch norm '{node.meta['name']}' was not folded.")
+
+    def _is_excluded(self, node: Node) -> bool:
+        return any(fnmatch.fnmatchcase(node.meta["name"], pattern) for pattern in self.exclude)
+
+
+def batch_norms(graph: GraphModule) -> list[Node]:
+    """All nodes that call a batch norm."""
+    return [n for n in graph.graph.nodes if n.op == "call_module" and isinstance(module_of(n), nn.modules.batchnorm._BatchNorm)]
+
+
+def why_not(node: Node) -> str | None:
+    """Why a batch norm cannot be folded; None where it can."""
+    source = node.args[0]
+    assert isinstance(source, Node)
+    layer = weighted_layer(source)
+    if layer is None:
+        return f"its input '{source.meta['name']}' is not a convolution or linear layer"
+    if len(source.users) > 1:
+        return f"the output of '{source.meta['name']}' is used elsewhere too"
+    if sum(other.target == node.target for other in batch_norms(node.graph.owning_module)) > 1:  # type: ignore[arg-type]
+        return "it is called more than once"
+    if layer.weight.op != "get_attr":
+        return f"the weight of '{source.meta['name']}' is computed, not stored"
+    if _num_reads(layer.weight) > 1 or (layer.bias is not None and _num_reads(layer.bias) > 1):
+        return f"the weights of '{source.meta['name']}' are used elsewhere too"
+    return None
+
+
+def _num_reads(node: Node) -> int:
+    return sum(len(other.users) for other in node.graph.nodes if other.op == "get_attr" and other.target == node.target)
+
+
+def _fold(graph: GraphModule, node: Node) -> None:
+    norm = module_of(node)
+    assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
+    layer = weighted_layer(node.args[0])  # type: ignore[arg-type]
+    assert layer is not None
+    factor, shift = _affine(norm)
+    weight = attribute(graph, layer.weight)
+    set_parameter(graph, layer.weight, _scale_outputs(weight, factor, layer))
+    old_bias = torch.zeros_like(factor) if layer.bias is None else attribute(graph, layer.bias).double()
+    bias = (old_bias * factor + shift).to(weight.dtype)
+    if layer.bias is None:
+        path = f"{str(layer.weight.target).rpartition('.')[0]}.bias".lstrip(".")
+        _set_bias(layer.node, add_parameter(graph, path, bias, before=layer.node))
+    else:
+        set_parameter(graph, layer.bias, bias)
+    node.replace_all_uses_with(layer.node)
+    graph.graph.erase_node(node)
+
+
+def _affine(norm: nn.modules.batchnorm._BatchNorm) -> tuple[Tensor, Tensor]:
+    """(f, beta - mean f) in float64, shape [C]."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    factor = torch.rsqrt(norm.running_var.double() + norm.eps)
+    if norm.weight is not None:
+        factor = factor * norm.weight.detach().double()
+    shift = -norm.running_mean.double() * factor
+    return factor, shift if norm.bias is None else shift + norm.bias.detach().double()
+
+
+def _scale_outputs(weight: Tensor, factor: Tensor, layer: WeightedLayer) -> Tensor:
+    """``weight`` times ``factor`` of shape [C_out]; a transposed convolution holds [C_in, C_out / groups, ...]."""
+    exact: Tensor = weight.detach().double()
+    if layer.output_axis == 0:
+        return (exact * factor.view(-1, *[1] * (weight.ndim - 1))).to(weight.dtype)
+    grouped: Tensor = exact.unflatten(0, (layer.groups, -1)) * factor.view(layer.groups, 1, -1, *[1] * (weight.ndim - 2))
+    scaled: Tensor = grouped.flatten(0, 1)
+    return scaled.to(weight.dtype)
+
+
+def _set_bias(node: Node, bias: Node) -> None:
+    if len(node.args) > 2:
+        node.update_arg(2, bias)
+    else:
+        node.args = (*node.args, bias)

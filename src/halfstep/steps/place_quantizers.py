@@ -1,0 +1,180 @@
+"""Put a quantizer on every edge that becomes an integer tensor.
+
+The rules follow the roles of ``graph/operators.py``:
+
+role of the operator    its operands          its output
+WEIGHTED, PRODUCT       all on a grid         its own grid, placed behind a CLIP that is its only user
+MERGE                   all on a grid         likewise
+AVERAGE                 as they are           its own grid if its input is on one
+CLIP                    as they are           its own grid if its input is on one or is fused into it
+PASS                    as they are           the very quantizer of its input, if that is on a grid
+everything else         as they are           a grid only where an operator above asks for one
+
+Weights get the scheme's weight grid, biases int32 on the accumulator's grid (input scale * weight scale). The last operator before a
+network output keeps its output in float (``Scheme.outputs`` changes that): runtimes hand over the accumulator as a float there, and 8-bit
+scores would tie. Convolutions are the exception: runtimes only run them as integers with a grid behind them.
+
+ONNX Runtime and OpenVINO run as integers exactly what is placed so: uint8 activations, int8 symmetric per-channel weights, a grid behind
+every convolution and on both branches of an add.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import final
+
+from torch.fx import GraphModule, Node
+
+from halfstep.errors import GraphError
+from halfstep.graph.edit import attribute, behind_quantizer, finish, insert_quantizer, quantizer_of
+from halfstep.graph.names import operator_name
+from halfstep.graph.operators import Role, WeightedLayer, role_of, weighted_layer, weighted_layers
+from halfstep.grid import Grid
+from halfstep.quantizers import AbstractQuantizer, AccumulatorQuantizer, UniformQuantizer
+from halfstep.steps.abstract import STEPS, AbstractStep, Context
+from halfstep.steps.scheme import Place, Scheme
+
+_ASKING = (Role.WEIGHTED, Role.PRODUCT, Role.MERGE)
+BIAS_GRID = Grid(bits=32, signed=True)
+
+
+@final
+@STEPS.register("place_quantizers")
+class PlaceQuantizers(AbstractStep):
+    """Insert quantizers, still switched off; `calibrate` gives them their scales."""
+
+    def apply(self, graph: GraphModule, context: Context) -> GraphModule:
+        """Plan on the float graph, then insert."""
+        owners = plan(graph, context.scheme)
+        grids = {owner: context.scheme.activation_grid(Place(owner.meta["name"])) for owner in set(owners.values())}
+        shared = {owner: (_path(owner), UniformQuantizer(grid)) for owner, grid in grids.items() if grid is not None}
+        for node, owner in owners.items():
+            if owner in shared:
+                insert_quantizer(graph, node, *shared[owner])
+        _quantize_weights(graph, context.scheme)
+        _quantize_biases(graph)
+        return finish(graph)
+
+    def ensures(self, graph: GraphModule) -> None:
+        """A quantized weight reads a quantizer; a bias with a grid belongs to a layer whose input and weight have one."""
+        for layer in weighted_layers(graph):
+            bias = quantizer_of(layer.bias)
+            if bias is not None and (quantizer_of(layer.input) is None or quantizer_of(layer.weight) is None):
+                raise GraphError(f"The bias of '{layer.name}' has a grid, its input or weight has none.")
+
+
+def plan(graph: GraphModule, scheme: Scheme) -> dict[Node, Node]:
+    """For every node whose output gets a quantizer, in order: the node that owns it (itself, or the one whose grid it shares)."""
+    asking = [node for node in graph.graph.nodes if _asks(node, scheme)]
+    demanded = {operand for node in asking for operand in _operands(node)}
+    owners: dict[Node, Node] = {}
+    for node in graph.graph.nodes:
+        if not _is_float_tensor(node) or node.op == "output":
+            continue
+        owner = _owner(node, owners, demanded, set(asking), scheme)
+        if owner is not None:
+            owners[node] = owner
+    return owners
+
+
+def _owner(node: Node, owners: dict[Node, Node], demanded: set[Node], asking: set[Node], scheme: Scheme) -> Node | None:
+    """Who owns the grid of ``node``'s output; None where it stays in float."""
+    role = role_of(node) if node.op.startswith("call") else None
+    source = next((x for x in node.all_input_nodes if x.op != "get_attr"), None)
+    if role is Role.PASS and source in owners:
+        return owners[source]
+    if node in demanded:
+        return node
+    if node in asking:
+        return None if _clip_behind(node) is not None or _may_stay_in_float(node, scheme) else node
+    if role is Role.CLIP and (source in owners or source in asking):
+        return node
+    if role is Role.AVERAGE and source in owners and not _may_stay_in_float(node, scheme):
+        return node
+    return None
+
+
+def _asks(node: Node, scheme: Scheme) -> bool:
+    """Whether the operands of ``node`` must be on grids."""
+    if node.op != "call_function" or role_of(node) not in _ASKING or not _is_float_tensor(node):
+        return False
+    if len(_operands(node)) < 2 and role_of(node) is not Role.WEIGHTED:
+        return False  # a scalar is added or multiplied
+    return scheme.weight_grid(Place(node.meta["name"]), None) is not None or role_of(node) is not Role.WEIGHTED
+
+
+def _operands(node: Node) -> list[Node]:
+    """The operands that must be on activation grids: not a stored weight, not a bias."""
+    layer = weighted_layer(node)
+    if layer is None:
+        return [x for x in node.all_input_nodes if _is_float_tensor(x)]
+    return [layer.input] if layer.weight.op == "get_attr" else [layer.input, layer.weight]
+
+
+def _clip_behind(node: Node) -> Node | None:
+    """The CLIP that is the only user of ``node``."""
+    user = next(iter(node.users), None)
+    return user if user is not None and len(node.users) == 1 and role_of(user) is Role.CLIP else None
+
+
+def _may_stay_in_float(node: Node, scheme: Scheme) -> bool:
+    """Whether ``node`` feeds nothing but the network's outputs and its integer kernel can return floats."""
+    if scheme.outputs or operator_name(node).startswith("conv"):
+        return False
+    return all(user.op == "output" or (role_of(user) is Role.PASS and _may_stay_in_float(user, scheme)) for user in node.users)
+
+
+def _is_float_tensor(node: Node) -> bool:
+    dtype = node.meta.get("dtype")
+    return dtype is not None and dtype.is_floating_point
+
+
+def _path(node: Node) -> str:
+    """Where the quantizer of a node's output lives; two names that differ in their punctuation alone get two paths."""
+    plain = re.sub(r"\W", "_", str(node.meta["name"]))
+    names = [str(other.meta["name"]) for other in node.graph.nodes]
+    twins = [name for name in names if re.sub(r"\W", "_", name) == plain]
+    number = twins.index(str(node.meta["name"]))
+    return f"quantizers.{plain}" if number == 0 else f"quantizers.{plain}_{number + 1}"
+
+
+def _quantize_weights(graph: GraphModule, scheme: Scheme) -> None:
+    layers = weighted_layers(graph)
+    for index, layer in enumerate(layers):
+        if layer.weight.op != "get_attr":
+            continue
+        has_own_axis = layer.output_axis == 0 or layer.groups == 1
+        place = Place(layer.name, index == 0, index == len(layers) - 1)
+        grid = scheme.weight_grid(place, layer.output_axis if has_own_axis else None)
+        if grid is not None:
+            size = None if grid.channel_axis is None else attribute(graph, layer.weight).shape[grid.channel_axis]
+            insert_quantizer(graph, layer.weight, _path(layer.weight), UniformQuantizer(grid, size))
+
+
+def _quantize_biases(graph: GraphModule) -> None:
+    for layer in weighted_layers(graph):
+        sources = quantizer_of(layer.input), quantizer_of(layer.weight)
+        if layer.bias is not None and layer.bias.op == "get_attr" and all(isinstance(source, UniformQuantizer) for source in sources):
+            path = f"{_path(layer.bias)}_of_{layer.node.name}"
+            insert_quantizer(graph, layer.bias, path, _bias_quantizer(layer, sources), user=layer.node)  # type: ignore[arg-type]
+
+
+def _bias_quantizer(layer: WeightedLayer, sources: tuple[UniformQuantizer, UniformQuantizer]) -> AbstractQuantizer:
+    is_per_channel = sources[1].grid.channel_axis is not None
+    grid = Grid(BIAS_GRID.bits, BIAS_GRID.signed, channel_axis=0 if is_per_channel else None)
+    return AccumulatorQuantizer(grid, sources)
+
+
+def activation_quantizers(graph: GraphModule) -> dict[str, Node]:
+    """By path: the node each activation quantizer belongs to, that is the source of its first call."""
+    found: dict[str, Node] = {}
+    for node in graph.graph.nodes:
+        quantizer = quantizer_of(node)
+        if isinstance(quantizer, UniformQuantizer) and not is_weight_edge(node):
+            found.setdefault(str(node.target), behind_quantizer(node))
+    return found
+
+
+def is_weight_edge(node: Node) -> bool:
+    """Whether a quantizer node stands between a stored weight and a layer."""
+    return any((layer := weighted_layer(user)) is not None and layer.weight is node for user in node.users)

@@ -1,0 +1,93 @@
+"""Which tensor gets which grid: defaults, the first and last layer, exceptions by the user's module names."""
+
+from __future__ import annotations
+
+import fnmatch
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from halfstep.grid import Grid
+from halfstep.registry import Method
+
+FLOAT = "float"  # written instead of a type: leave it in float
+
+
+class TensorScheme(Method):
+    """type: "int8", "uint4" ... or "float". symmetric: zero point 0. per_channel: a scale for each output channel. narrow: without the lowest code."""
+
+    type: str
+    symmetric: bool = True
+    per_channel: bool = False
+    narrow: bool = False
+
+    @field_validator("type")
+    @classmethod
+    def _is_a_type(cls, value: str) -> str:
+        if value != FLOAT:
+            Grid.parse(value)
+        return value
+
+    def grid(self, type_name: str | None = None, channel_axis: int | None = None) -> Grid | None:
+        """The grid of this scheme, or of another type with its other settings; None for float."""
+        type_name = type_name or self.type
+        if type_name == FLOAT:
+            return None
+        axis = channel_axis if self.per_channel else None
+        return Grid.parse(type_name, symmetric=self.symmetric, channel_axis=axis, narrow=self.narrow)
+
+
+class LayerTypes(Method):
+    """Types for some layers; None keeps the default. activations: of the output of the layer."""
+
+    weights: str | None = None
+    activations: str | None = None
+
+    @field_validator("weights", "activations")
+    @classmethod
+    def _is_a_type(cls, value: str | None) -> str | None:
+        return value if value is None else TensorScheme(type=value).type
+
+
+class Override(LayerTypes):
+    """pattern: the user's module names it is for, with * and ? as in a shell ("layer1.*")."""
+
+    pattern: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """A layer's name, and whether it is the first or the last with weights."""
+
+    name: str
+    is_first: bool = False
+    is_last: bool = False
+
+
+class Scheme(Method):
+    """Later entries win: the defaults, then ``first_layer`` and ``last_layer``, then ``overrides`` in their order.
+
+    outputs: whether the network's outputs are quantized too, where the operator before them can leave its integers as floats.
+    """
+
+    weights: TensorScheme = TensorScheme(type="int8", per_channel=True, narrow=True)
+    activations: TensorScheme = TensorScheme(type="uint8", symmetric=False)
+    outputs: bool = False
+    first_layer: LayerTypes | None = None
+    last_layer: LayerTypes | None = None
+    overrides: tuple[Override, ...] = Field(default=())
+
+    def weight_grid(self, place: Place, channel_axis: int | None) -> Grid | None:
+        """The grid of a layer's weight; ``channel_axis`` is the axis of its output channels, None where it has none of its own."""
+        return self.weights.grid(self._type("weights", place), channel_axis)
+
+    def activation_grid(self, place: Place) -> Grid | None:
+        """The grid of what leaves a layer or operator."""
+        return self.activations.grid(self._type("activations", place))
+
+    def _type(self, role: str, place: Place) -> str | None:
+        entries: list[LayerTypes] = [entry for entry in (place.is_first and self.first_layer, place.is_last and self.last_layer) if entry]
+        entries += [entry for entry in self.overrides if fnmatch.fnmatchcase(place.name, entry.pattern)]
+        types: list[Any] = [getattr(entry, role) for entry in entries]
+        return next((chosen for chosen in reversed(types) if chosen), None)

@@ -1,0 +1,1 @@
+"""The verbs: load a model, quantize, evaluate, keep the result."""

@@ -1,0 +1,70 @@
+"""How well a network does on labelled data: a float model, a simulated one, or an ONNX file, all through one function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.fx import GraphModule
+from torch.utils import _pytree as pytree
+
+from halfstep.data import Data, as_data
+from halfstep.errors import DataError
+from halfstep.export.session import open_session, run_session
+from halfstep.graph.capture import in_eval_mode
+from halfstep.graph.run import run
+
+Metric = Callable[[Any, Tensor], Tensor]
+"""Maps a batch of outputs and labels [B] to a score for each sample [B]; `evaluate` returns their mean."""
+
+
+def top1(outputs: Any, labels: Tensor) -> Tensor:
+    """100 where the largest score (last axis of the first output) is the label, else 0: its mean is the accuracy in percent."""
+    scores = next(leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor))
+    return (scores.argmax(-1) == labels).float() * 100
+
+
+def evaluate(model: Any, data: Any, metric: Metric = top1, batch_size: int = 64) -> float:
+    """The mean of ``metric`` over ``data``.
+
+    model: an ``nn.Module``, an ``ExportedProgram``, a `Result` (its simulated network), or the path of an ONNX file. data: labelled, in any form
+    `as_data` takes. Raises `DataError` where there are no labels or the inputs do not fit.
+    """
+    recipe = getattr(model, "recipe", None)
+    prepared = as_data(data, getattr(recipe, "preprocessing", None))
+    predict = _predictor(model)
+    total, count = 0.0, 0
+    for inputs, labels in prepared.batches(batch_size):
+        if labels is None:
+            raise DataError(f"{_name(prepared)} has no labels, and accuracy cannot be measured without them.")
+        scores = metric(predict(inputs), labels)
+        total, count = total + float(scores.double().sum()), count + len(scores)
+    return total / count
+
+
+def _name(data: Data) -> str:
+    return data.name[:1].upper() + data.name[1:]
+
+
+def _predictor(model: Any) -> Callable[[tuple[Tensor, ...]], Any]:
+    """A function from inputs to outputs."""
+    if isinstance(model, (str, Path)):
+        session = open_session(Path(model), num_threads=torch.get_num_threads())
+        return lambda inputs: [torch.from_numpy(output) for output in run_session(session, inputs).values()]
+    if isinstance(model, ExportedProgram):
+        model = model.module()
+    network: nn.Module = model if isinstance(model, nn.Module) else model.model
+    if isinstance(network, GraphModule) and "batch_size" in network.meta:
+        return partial(run, network)
+    return partial(_predict, network)
+
+
+def _predict(network: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
+    """Outputs in eval mode, without gradients; the network's own mode is restored."""
+    with in_eval_mode(network), torch.no_grad():
+        return network(*inputs)

@@ -1,0 +1,121 @@
+"""From a trained network and a few hundred inputs to a quantized graph, in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.fx import GraphModule
+
+from halfstep.data import Data, as_data
+from halfstep.errors import CalibrationError
+from halfstep.graph.capture import capture
+from halfstep.graph.run import check_inputs
+from halfstep.graph.statistics import Statistics, fingerprint
+from halfstep.recipes import Recipe
+from halfstep.report.environment import machine, versions
+from halfstep.report.layers import describe_layers, float_bytes, float_operators, num_bytes
+from halfstep.report.record import RunRecord
+from halfstep.steps import Context
+from halfstep.steps.pipeline import Progress, run_steps
+from halfstep.stopwatch import Stopwatch, peak_rss_bytes
+from halfstep.workflow.result import STATISTICS_FILE, Result
+
+BATCH_SIZE = 32
+_NUM_KEPT = 64  # calibration inputs kept to verify exports and to measure SQNR
+_KEPT_BYTES = 32 << 20
+
+
+def quantize(
+    model: nn.Module | ExportedProgram,
+    calibration: Any,
+    recipe: str | Path | Recipe = "int8",
+    *,
+    seed: int = 0,
+    samples: int | None = 512,
+    statistics: str | Path | Statistics | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """A quantized copy of ``model``, which is left as it was.
+
+    calibration: inputs like those the network will meet, with or without labels (labels are ignored): a tensor [N, ...], a
+    ``DataLoader``, a ``Dataset``, or anything else `halfstep.data.as_data` takes. recipe: a shipped name, a YAML file or a `Recipe`.
+    samples: how many inputs to use (None: all). statistics: those of an earlier run on the same network (its directory, or the object)
+    instead of a pass over the data. progress: called with (phase, done, total or None) as the run goes on.
+
+    Raises `ModelError`, `DataError`, `RecipeError` or `CalibrationError`.
+    """
+    report = progress or _silent
+    chosen = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
+    data = as_data(calibration, chosen.preprocessing)
+    if chosen.preprocessing is None and data.preprocessing is not None:
+        chosen = chosen.with_preprocessing(data.preprocessing)
+    stopwatch = Stopwatch()
+    with stopwatch.phase("data"):
+        kept = _kept_samples(data, samples, seed)
+    with stopwatch.phase("capture"):
+        report("capture", 0, None)
+        graph = capture(model, tuple(x[:2] for x in kept))
+        check_inputs(graph, kept)
+        size = float_bytes(graph)
+        gathered = _statistics(statistics, graph)
+    context = Context(chosen.scheme, gathered, torch.Generator().manual_seed(seed), list(graph.meta["notes"]))
+    num_samples = data.num_samples if samples is None else min(samples, data.num_samples or samples)
+    outcome = run_steps(graph, chosen.build_steps(), context, lambda: _inputs(data, samples, seed), num_samples, report, stopwatch)
+    with stopwatch.phase("measure"):
+        report("measure", 0, None)
+        layers, figures = describe_layers(outcome.reference, outcome.graph, gathered, kept)
+    record = RunRecord(
+        model=type(model).__name__,
+        recipe=chosen.name,
+        seed=seed,
+        num_calibration_samples=gathered.num_samples,
+        bytes={"float": size, "quantized": num_bytes(outcome.graph), "onnx": None},
+        seconds=stopwatch.total(),
+        peak_rss_bytes=peak_rss_bytes(),
+        versions=versions(),
+        machine=machine(),
+        notes=tuple(context.notes),
+        float_operators=float_operators(outcome.graph),
+        layers=layers,
+    )
+    return Result(outcome.graph, outcome.reference, chosen, gathered, kept, record, figures)
+
+
+def _silent(phase: str, done: int, total: int | None) -> None:
+    """No progress to show."""
+
+
+def _inputs(data: Data, samples: int | None, seed: int) -> Iterator[tuple[Tensor, ...]]:
+    return (batch.inputs for batch in data.batches(BATCH_SIZE, samples, seed))
+
+
+def _kept_samples(data: Data, samples: int | None, seed: int) -> tuple[Tensor, ...]:
+    """The first few calibration inputs, within a bound on memory."""
+    held: list[tuple[Tensor, ...]] = []
+    for inputs in _inputs(data, samples, seed):
+        held.append(inputs)
+        num_held = sum(len(part[0]) for part in held)
+        num_bytes_held = sum(x.numel() * x.element_size() for part in held for x in part)
+        if num_held >= _NUM_KEPT or num_bytes_held >= _KEPT_BYTES:
+            break
+    return tuple(torch.cat(parts)[:_NUM_KEPT].clone() for parts in zip(*held, strict=True))
+
+
+def _statistics(given: str | Path | Statistics | None, graph: GraphModule) -> Statistics:
+    """The statistics to start from: empty, or those of an earlier run if they belong to this network."""
+    own = fingerprint(graph)
+    if given is None:
+        return Statistics(own)
+    if not isinstance(given, Statistics):
+        path = Path(given)
+        given = Statistics.load(path / STATISTICS_FILE if path.is_dir() else path)
+    if given.fingerprint != own:
+        raise CalibrationError(
+            "These statistics belong to another network (or to other weights of this one): leave --statistics out to gather new ones."
+        )
+    return given

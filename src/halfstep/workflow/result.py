@@ -1,0 +1,127 @@
+"""What `quantize` returns: the quantized graph and everything that is known about it; saved to a directory and loaded again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+from torch.fx import GraphModule
+
+from halfstep.data import as_data
+from halfstep.errors import GraphError, ModelError
+from halfstep.files import atomic_directory
+from halfstep.graph.serialize import from_json, to_json
+from halfstep.graph.statistics import Statistics
+from halfstep.recipes import Recipe
+from halfstep.report.record import ExportCheck, LayerFigures, RunRecord
+from halfstep.report.report import Report
+from halfstep.workflow.evaluate import Metric, evaluate
+
+GRAPH_FILE, WEIGHTS_FILE, FLOAT_FILE = "model.json", "model.safetensors", "float.safetensors"
+STATISTICS_FILE, SAMPLES_FILE, RECIPE_FILE, FIGURES_FILE = "statistics.safetensors", "samples.safetensors", "recipe.yaml", "figures.json"
+RECORD_FILE, REPORT_FILE, ONNX_FILE = "result.json", "report.html", "model.onnx"
+
+
+@dataclass
+class Result:
+    """model: the quantized graph, an ``nn.Module`` that simulates the integer network. float_model: the same network in float (batch norms
+    folded), node by node. samples: the calibration inputs kept to verify exports. record and figures: the content of the report.
+    onnx_path: the last verified export.
+    """
+
+    model: GraphModule
+    float_model: GraphModule
+    recipe: Recipe
+    statistics: Statistics
+    samples: tuple[Tensor, ...]
+    record: RunRecord
+    figures: dict[str, LayerFigures]
+    onnx_path: Path | None = None
+
+    def note_export(self, path: Path, check: ExportCheck) -> None:
+        """Remember an export for the report."""
+        self.onnx_path = path
+        sizes = {**self.record.bytes, "onnx": path.stat().st_size}
+        self.record = dataclasses.replace(self.record, export_check=check, bytes=sizes)
+
+    def report(self, evaluate: Metric | None = None, data: Any = None) -> Report:
+        """The report as it stands; with a metric and labelled ``data``, after measuring the float, the simulated and the exported network."""
+        if evaluate is not None:
+            self._measure(evaluate, data)
+        return Report(self.record, self.figures)
+
+    def _measure(self, metric: Metric, data: Any) -> None:
+        prepared = as_data(data, self.recipe.preprocessing)
+        onnx = None if self.onnx_path is None else evaluate(self.onnx_path, prepared, metric)
+        self.record = dataclasses.replace(
+            self.record,
+            metric=getattr(metric, "__name__", str(metric)),
+            float=evaluate(self.float_model, prepared, metric),
+            simulated=evaluate(self.model, prepared, metric),
+            onnx=onnx,
+        )
+
+    def save(self, directory: str | Path, force: bool = False) -> None:
+        """Write everything to ``directory``, whole or not at all; an existing one with content is refused unless ``force``."""
+        with atomic_directory(directory, force) as folder:
+            _write_json(folder / GRAPH_FILE, to_json(self.model))
+            safetensors.torch.save_file(_contiguous(self.model.state_dict()), folder / WEIGHTS_FILE)
+            safetensors.torch.save_file(_contiguous(self.float_model.state_dict()), folder / FLOAT_FILE)
+            safetensors.torch.save_file({str(index): x.contiguous() for index, x in enumerate(self.samples)}, folder / SAMPLES_FILE)
+            self.statistics.save(folder / STATISTICS_FILE)
+            (folder / RECIPE_FILE).write_text(self.recipe.to_yaml(), encoding="utf-8")
+            _write_json(folder / FIGURES_FILE, {name: dataclasses.asdict(figures) for name, figures in self.figures.items()})
+            self.report().json(folder / RECORD_FILE)
+            self.report().html(folder / REPORT_FILE)
+
+
+def load(directory: str | Path) -> Result:
+    """The result that `Result.save` wrote to ``directory``; raises `ModelError` where that is not a run directory or is damaged."""
+    folder = Path(directory)
+    if not (folder / GRAPH_FILE).is_file():
+        raise ModelError(
+            f"'{directory}' is not a run directory of halfstep: it holds no {GRAPH_FILE}. 'halfstep quantize --out' makes one."
+        )
+    try:
+        saved = json.loads((folder / GRAPH_FILE).read_text(encoding="utf-8"))
+        model = from_json(saved, safetensors.torch.load_file(folder / WEIGHTS_FILE))
+        float_model = _in_float(saved, safetensors.torch.load_file(folder / FLOAT_FILE))
+        samples = safetensors.torch.load_file(folder / SAMPLES_FILE)
+        record = pydantic.TypeAdapter(RunRecord).validate_python(json.loads((folder / RECORD_FILE).read_text(encoding="utf-8")))
+        figures = _read_figures(folder / FIGURES_FILE)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, GraphError) as error:
+        raise ModelError(f"The run directory '{directory}' is damaged: {_first_line(error)}") from error
+    onnx_path = folder / ONNX_FILE if (folder / ONNX_FILE).is_file() else None
+    statistics = Statistics.load(folder / STATISTICS_FILE)
+    ordered = tuple(samples[str(index)] for index in range(len(samples)))
+    return Result(model, float_model, Recipe.load(folder / RECIPE_FILE), statistics, ordered, record, figures, onnx_path)
+
+
+def _in_float(saved: dict[str, Any], state: dict[str, Tensor]) -> GraphModule:
+    """The saved graph with its quantizers switched off."""
+    modules = {path: {**module, "is_enabled": False} if "is_enabled" in module else module for path, module in saved["modules"].items()}
+    return from_json({**saved, "modules": modules}, state)
+
+
+def _read_figures(path: Path) -> dict[str, LayerFigures]:
+    adapter = pydantic.TypeAdapter(dict[str, LayerFigures])
+    return adapter.validate_json(path.read_bytes())
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, separators=(",", ":")) + "\n", encoding="utf-8")
+
+
+def _contiguous(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().contiguous() for name, tensor in state.items()}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

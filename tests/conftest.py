@@ -1,0 +1,39 @@
+"""What every test stands on: one thread, seeded randomness, and the shared data where it is at hand."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Timings and sums that do not depend on the number of cores."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """A test that draws from PyTorch's own generator draws the same numbers whichever tests ran before."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    """A seeded generator for tests that draw numbers themselves."""
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder with ``cifar10/`` and ``imagenet/``: HALFSTEP_DATA, else ``../shared/data``. Skips where there is none."""
+    named = os.environ.get("HALFSTEP_DATA")
+    folder = Path(named) if named else PROJECT.parent / "shared" / "data"
+    if not (folder / "cifar10").is_dir():
+        pytest.skip(f"no shared data at {folder}: set HALFSTEP_DATA to the folder that holds cifar10/")
+    return folder
