@@ -77,7 +77,7 @@ def accuracy(network: nn.Module, split: str) -> float:
 def write(network: nn.Module, path: Path) -> int:
     """Writes the weights so that ``path`` is either the old file or the whole new one; returns its bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
     try:
         state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
         partial.write_bytes(safetensors.torch.save(state))

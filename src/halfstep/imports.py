@@ -125,16 +125,19 @@ def find_attribute(module: ModuleType, name: str, where: str, error: type[Halfst
         try:
             found = getattr(found, part)
         except AttributeError:
-            raise error(f"'{where}' has no '{name}'. {did_you_mean(part, own_names(found))}") from None
+            raise error(f"'{where}' has no '{name}'. {near_names(part, found)}") from None
     return found
 
 
-def own_names(owner: Any) -> list[str]:
-    """Public names worth proposing: what a module defines itself, else all it has."""
+def near_names(part: str, owner: Any) -> str:
+    """The end of an error on a missing attribute: the closest public name, else those that the module defines itself, else all."""
     public = [name for name in dir(owner) if not name.startswith("_")]
+    sentence = did_you_mean(part, public)
+    if sentence.startswith("Did you mean"):
+        return sentence
     module = getattr(owner, "__name__", None)
     own = [name for name in public if getattr(getattr(owner, name, None), "__module__", None) == module]
-    return own or public
+    return did_you_mean(part, own or public)
 
 
 def import_failed(where: str, raised: BaseException) -> str:

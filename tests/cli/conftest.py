@@ -39,14 +39,35 @@ def dead():
 '''
 
 
+QUANTIZE = (
+    "quantize",
+    "net.py:small",
+    "--data",
+    "images.npz",
+    "--mean",
+    "0.4,0.5,0.6",
+    "--std",
+    "0.2,0.2,0.2",
+    "--samples",
+    "8",
+    "--seed",
+    "3",
+)
+
+
+def prepare(folder: Path) -> Path:
+    """``net.py`` (small, broken, dead) and ``images.npz`` (16 labelled images of 8x8 pixels) in ``folder``."""
+    (folder / "net.py").write_text(NETWORK)
+    random = np.random.default_rng(0)
+    np.savez(folder / "images.npz", images=random.integers(0, 256, (16, 8, 8, 3), dtype=np.uint8), labels=np.arange(16) % 2)
+    return folder
+
+
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with ``net.py`` (small, broken, dead) and ``images.npz`` (16 labelled images of 8x8 pixels)."""
+    """The current folder, with the files of `prepare`."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "net.py").write_text(NETWORK)
-    random = np.random.default_rng(0)
-    np.savez(tmp_path / "images.npz", images=random.integers(0, 256, (16, 8, 8, 3), dtype=np.uint8), labels=np.arange(16) % 2)
-    return tmp_path
+    return prepare(tmp_path)
 
 
 @pytest.fixture
@@ -82,6 +103,35 @@ def finished_demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Resul
     result = CliRunner().invoke(app, ["demo", "--out", str(folder)], prog_name="halfstep")
     assert result.exit_code == 0, result.output
     return folder, result
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    """The folder and the output of one `QUANTIZE`; copy the folder before changing it."""
+    folder = prepare(tmp_path_factory.mktemp("quantize"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        result = CliRunner().invoke(app, [*QUANTIZE, "--out", "run"], prog_name="halfstep")
+    assert result.exit_code == 0, result.output
+    return folder / "run", result
+
+
+@pytest.fixture
+def quantized(finished_run: tuple[Path, Result], here: Path) -> Path:
+    """A copy of that run as ``run`` in the current folder."""
+    return Path(shutil.copytree(finished_run[0], here / "run"))
+
+
+@pytest.fixture
+def quantize(halfstep: Command) -> Command:
+    """Runs `QUANTIZE` with further arguments, and must succeed."""
+
+    def run(*arguments: str) -> Result:
+        result = halfstep(*QUANTIZE, *arguments)
+        assert result.exit_code == 0, result.output
+        return result
+
+    return run
 
 
 @pytest.fixture

@@ -1,10 +1,14 @@
-"""Everything a user can get wrong: one message with the way out, a status, no traceback, nothing left behind (the fixture ``refuse`` checks it)."""
+"""Everything a user can get wrong: one message with the way out, a status, no traceback, nothing left behind.
+
+The fixture ``refuse`` checks all but the words of the message.
+"""
 
 from __future__ import annotations
 
 import os
 import pickle
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -55,7 +59,7 @@ def test_a_missing_data_file_names_the_closest(refuse: Refuse) -> None:
 def test_data_of_the_wrong_shape(refuse: Refuse, here: Path, array: np.ndarray) -> None:
     message = refuse(*NETWORK, "--data", images(here, array), "--out", "run")
     assert message.startswith("Error: ")
-    assert "shape" in message or "channels" in message
+    assert f"[{', '.join(map(str, array.shape[1:]))}]" in message or "channels" in message
 
 
 @pytest.mark.parametrize("kind", [np.int64, np.complex64, "U3"])
@@ -124,7 +128,7 @@ def test_onnx_input_says_how_to_go_on(refuse: Refuse, here: Path) -> None:
 def test_a_pickle_as_the_network(refuse: Refuse, name: str) -> None:
     message = refuse("quantize", name, "--data", "images.npz", "--out", "run")
     assert "is a pickle" in message
-    assert "--state-dict net.safetensors" in message
+    assert "--state-dict" in message
 
 
 @pytest.mark.parametrize("name", ["weights.pth", "weights.bin", "weights.safetensors", "weights"])
@@ -134,13 +138,15 @@ def test_a_pickle_as_the_weights(refuse: Refuse, here: Path, name: str, is_zip: 
     assert zipfile.is_zipfile(here / name) == is_zip
     message = refuse(*QUANTIZE, "--state-dict", name)
     assert f"'{name}' is a pickle" in message
-    assert "save_file(torch.load(" in message
+    assert "python -c" in message
 
 
-def test_the_conversion_that_is_proposed_works(refuse: Refuse, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_conversion_that_is_proposed_works(refuse: Refuse, here: Path) -> None:
     torch.save({"0.weight": torch.ones(2)}, here / "weights.pth")
     message = refuse(*QUANTIZE, "--state-dict", "weights.pth")
-    exec(message.partition("trust with: ")[2])
+    python, option, code = shlex.split(message[message.index("python -c") :])[:3]
+    subprocess.run([sys.executable, option, code], cwd=here, check=True)
+    assert python == "python"
     assert torch.equal(safetensors.torch.load_file("weights.safetensors")["0.weight"], torch.ones(2))
 
 
@@ -150,7 +156,7 @@ def test_a_plain_pickle_as_the_weights(refuse: Refuse, here: Path) -> None:
 
 
 def test_missing_weights(refuse: Refuse) -> None:
-    assert "there is no file 'weights.safetensors'" in refuse(*QUANTIZE, "--state-dict", "weights.safetensors")
+    assert "no file 'weights.safetensors'" in refuse(*QUANTIZE, "--state-dict", "weights.safetensors")
 
 
 def test_weights_that_do_not_fit(refuse: Refuse) -> None:
@@ -215,7 +221,7 @@ def test_a_folder_that_is_no_run(refuse: Refuse, here: Path) -> None:
     assert "other" in refuse("export", "other", "--out", "a.onnx")
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no device that is always full")  # noqa: PTH110
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no device that is always full")
 def test_a_full_disk_for_the_json(refuse: Refuse) -> None:
     assert "Cannot write '/dev/full'. The disk is full: free some space" in refuse("list", "ranges", "--json", "/dev/full")
 
@@ -223,7 +229,7 @@ def test_a_full_disk_for_the_json(refuse: Refuse) -> None:
 def start(arguments: tuple[str, ...], folder: Path, **options: object) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own, as a user starts it."""
     command = [sys.executable, "-m", "halfstep.cli", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, **options)  # type: ignore[call-overload]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False, **options)  # type: ignore[call-overload]
 
 
 def test_a_disk_that_fills_up_during_the_run(here: Path) -> None:

@@ -12,16 +12,6 @@ import torch
 import yaml
 from typer.testing import Result
 
-QUANTIZE = ("quantize", "net.py:small", "--data", "images.npz")
-
-
-@pytest.fixture
-def quantized(here: Path, halfstep: Callable[..., Result]) -> Path:
-    """A run on the small network with a preprocessing of its own."""
-    result = halfstep(*QUANTIZE, "--mean", "0.4,0.5,0.6", "--std", "0.2,0.2,0.2", "--out", "run")
-    assert result.exit_code == 0, result.output
-    return here / "run"
-
 
 def test_the_preprocessing_goes_into_the_recipe(quantized: Path) -> None:
     preprocessing = yaml.safe_load((quantized / "recipe.yaml").read_text())["preprocessing"]
@@ -29,44 +19,52 @@ def test_the_preprocessing_goes_into_the_recipe(quantized: Path) -> None:
     assert preprocessing["std"] == [0.2, 0.2, 0.2]
 
 
-def test_labels_of_the_calibration_data_are_not_evaluated_on(here: Path, halfstep: Callable[..., Result]) -> None:
-    result = halfstep(*QUANTIZE, "--out", "run")
-    assert result.exit_code == 0, result.output
+def test_labels_of_the_calibration_data_are_not_evaluated_on(finished_run: tuple[Path, Result]) -> None:
+    folder, result = finished_run
     assert "Accuracy was not evaluated: pass --validation" in result.stdout
     assert "The labels in --data were not used." in result.stdout
-    record = json.loads(Path("run/result.json").read_text())
+    record = json.loads((folder / "result.json").read_text())
     assert (record["float"], record["simulated"], record["onnx"]) == (None, None, None)
 
 
-def test_validation_fills_the_accuracy(here: Path, halfstep: Callable[..., Result]) -> None:
-    result = halfstep(*QUANTIZE, "--validation", "images.npz", "--out", "run", "--json", "summary.json")
-    assert result.exit_code == 0, result.output
+def test_validation_fills_the_accuracy(here: Path, quantize: Callable[..., Result]) -> None:
+    result = quantize("--validation", "images.npz", "--out", "run", "--json", "run/summary.json")
     assert "not evaluated" not in result.stdout
-    record = json.loads(Path("summary.json").read_text())
+    record = json.loads(Path("run/summary.json").read_text())
     assert None not in (record["float"], record["simulated"], record["onnx"])
 
 
-def test_types_on_the_command_line_replace_those_of_the_recipe(here: Path, halfstep: Callable[..., Result]) -> None:
-    result = halfstep(*QUANTIZE, "--weights", "int4", "--out", "run")
-    assert result.exit_code == 0, result.output
-    grids = [layer["weight"]["grid"] for layer in json.loads(Path("run/result.json").read_text())["layers"] if layer["weight"]]
-    assert "int4" in grids
+def test_types_on_the_command_line_replace_those_of_the_recipe(here: Path, quantize: Callable[..., Result]) -> None:
+    quantize("--weights", "int4", "--activations", "int8", "--out", "run")
+    layers = json.loads(Path("run/result.json").read_text())["layers"]
+    assert "int4" in [layer["weight"]["grid"] for layer in layers if layer["weight"]]
+    assert {layer["output"]["grid"] for layer in layers if layer["output"]} == {"int8"}
 
 
-def test_one_seed_gives_the_same_bytes(here: Path, halfstep: Callable[..., Result]) -> None:
-    for name in ("first", "second"):
-        assert halfstep(*QUANTIZE, "--samples", "8", "--seed", "3", "--out", name).exit_code == 0
-    assert Path("first/model.onnx").read_bytes() == Path("second/model.onnx").read_bytes()
+def test_one_seed_gives_the_same_bytes(quantized: Path, quantize: Callable[..., Result]) -> None:
+    quantize("--out", "again")
+    for name in ("model.onnx", "recipe.yaml"):
+        assert Path("again", name).read_bytes() == (quantized / name).read_bytes()
 
 
-def test_statistics_of_another_run_give_the_same_network(quantized: Path, here: Path, halfstep: Callable[..., Result]) -> None:
-    options = ("--mean", "0.4,0.5,0.6", "--std", "0.2,0.2,0.2", "--out", "again", "--statistics", "run")
-    result = halfstep(*QUANTIZE, *options)
-    assert result.exit_code == 0, result.output
+def test_statistics_of_another_run_give_the_same_network(quantized: Path, quantize: Callable[..., Result]) -> None:
+    quantize("--out", "again", "--statistics", "run")
     assert Path("again/model.onnx").read_bytes() == (quantized / "model.onnx").read_bytes()
 
 
-def test_weights_from_a_state_dict(here: Path, halfstep: Callable[..., Result]) -> None:
+def test_force_replaces_a_run(quantized: Path, quantize: Callable[..., Result]) -> None:
+    (quantized / "result.json").write_text("old")
+    quantize("--out", "run", "--force")
+    assert json.loads((quantized / "result.json").read_text())["seed"] == 3
+
+
+def header_starts_like_a_pickle(path: str) -> bool:
+    return Path(path).read_bytes()[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
+
+# A header of 640 bytes makes the file start with 80 02, as a pickle of protocol 2 does.
+@pytest.mark.parametrize("padding", [0, 346])
+def test_weights_from_a_state_dict(here: Path, halfstep: Callable[..., Result], padding: int) -> None:
     weights = {
         "0.weight": torch.zeros(4, 3, 3, 3),
         "0.bias": torch.ones(4),
@@ -74,6 +72,7 @@ def test_weights_from_a_state_dict(here: Path, halfstep: Callable[..., Result]) 
         "4.bias": torch.zeros(2),
     }
     safetensors.torch.save_file(weights, "weights.safetensors")
+    assert header_starts_like_a_pickle("weights.safetensors") == bool(padding)
     # With these weights every answer is class 0, which is every second label.
     result = halfstep("evaluate", "net.py:small", "--data", "images.npz", "--state-dict", "weights.safetensors", "--json", "value.json")
     assert result.exit_code == 0, result.output

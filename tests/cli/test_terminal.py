@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from halfstep.cli.terminal import complain, progress, program, say
+from halfstep.cli.terminal import complain, program, progress, say
 
 
 class Terminal(io.StringIO):

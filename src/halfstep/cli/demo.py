@@ -11,7 +11,6 @@ import typer
 import halfstep as hs
 from halfstep.cli import options
 from halfstep.cli.run import run
-from halfstep.cli.source import load_model
 from halfstep.cli.terminal import program, say
 from halfstep.data import load_data
 
@@ -26,8 +25,8 @@ def demo(
 ) -> None:
     """Quantize a small trained network for handwritten digits, export it, run it in ONNX Runtime, and report what was lost."""
     calibration = load_data(CALIBRATION)
-    recipe = hs.Recipe.load("int8").model_copy(update={"preprocessing": calibration.preprocessing})
-    run(load_model(MODEL, None), calibration, recipe, out, validation=load_data(VALIDATION), force=force, json=json)
+    recipe = hs.Recipe.load("int8").with_preprocessing(calibration.preprocessing)
+    run(hs.load_model(MODEL), calibration, recipe, out, validation=load_data(VALIDATION), force=force, json=json)
     say("\nTry next:")
     for command in next_commands(program(), out):
         say(f"  {command}")

@@ -10,11 +10,10 @@ import typer
 import halfstep as hs
 from halfstep.cli import options
 from halfstep.cli.options import PreprocessingOptions, load_labelled
-from halfstep.cli.run import MODEL_FILE
-from halfstep.cli.source import load_model
 from halfstep.cli.terminal import output, table, write_json
 from halfstep.data import Data, Preprocessing
 from halfstep.report import words
+from halfstep.workflow.result import ONNX_FILE, RECIPE_FILE
 
 EXAMPLE = "Example: halfstep evaluate digits-int8 --data digits:test"
 ROWS = {"float": "float", "simulated": "simulated", "onnx": "ONNX Runtime"}
@@ -53,7 +52,7 @@ def evaluate(
         values = {"onnx": hs.evaluate(path, labelled)}
     else:
         labelled = load_labelled(data, given, "--data")
-        values = {"float": hs.evaluate(load_model(model, state_dict), labelled)}
+        values = {"float": hs.evaluate(hs.load_model(model, state_dict), labelled)}
     if json is not None:
         write_json({"model": model, "data": labelled.name, "metric": METRIC, **{name: values.get(name) for name in ROWS}}, json)
     shown = table(model, words.metric_name(METRIC))
@@ -64,8 +63,8 @@ def evaluate(
 
 def evaluate_run(result: hs.Result, folder: Path, data: Data) -> dict[str, float]:
     """Percent of right answers of each form of the network that the run in ``folder`` holds."""
-    values = {"float": hs.evaluate(result.float_model, data), "simulated": hs.evaluate(result, data)}
-    exported = folder / MODEL_FILE
+    values = {"float": hs.evaluate(result.float_model, data), "simulated": hs.evaluate(result.model, data)}
+    exported = folder / ONNX_FILE
     if exported.is_file():
         values["onnx"] = hs.evaluate(exported, data)
     return values
@@ -73,5 +72,5 @@ def evaluate_run(result: hs.Result, folder: Path, data: Data) -> dict[str, float
 
 def preprocessing_beside(path: Path) -> Preprocessing | None:
     """The preprocessing of the run that the exported file lies in, if it lies in one."""
-    recipe = path.parent / "recipe.yaml"
+    recipe = path.parent / RECIPE_FILE
     return hs.Recipe.load(recipe).preprocessing if recipe.is_file() else None

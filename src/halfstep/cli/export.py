@@ -35,7 +35,7 @@ def export(
         raise ExportError(f"'{out}' exists already: pass --force to replace it, or choose another name.")
     check = FORMATS[format_name](hs.load(run), out)
     if json is not None:
-        write_json(dataclasses.asdict(check), json)
+        write_json(None if check is None else dataclasses.asdict(check), json)
     for sentence in words.check_sentences(check):
         say(sentence)
     say(f"Model: {out}")

@@ -45,15 +45,10 @@ def listing(
 def entries(kind: str) -> dict[str, str]:
     """Names of one kind, each with the first line of its description."""
     if kind == "recipes":
-        return {name: steps_of(Recipe.load(name)) for name in shipped()}
+        return {name: Recipe.load(name).description for name in shipped()}
     return {name: first_line(REGISTRIES[kind][name]) for name in REGISTRIES[kind]}
 
 
 def first_line(described: object) -> str:
     """The first line of a docstring."""
     return (inspect.getdoc(described) or "").partition("\n")[0]
-
-
-def steps_of(recipe: Recipe) -> str:
-    """The steps of a recipe, in order."""
-    return ", ".join(step.name for step in recipe.steps)

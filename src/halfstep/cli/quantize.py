@@ -11,7 +11,6 @@ import halfstep as hs
 from halfstep.cli import options
 from halfstep.cli.options import PreprocessingOptions, load_labelled
 from halfstep.cli.run import run
-from halfstep.cli.source import load_model
 from halfstep.cli.terminal import say
 from halfstep.data import load_data
 
@@ -72,9 +71,9 @@ def quantize(
     preprocessing = PreprocessingOptions(mean, std, scale, size, crop).parse() or chosen.preprocessing
     calibration = load_data(data, preprocessing)
     held_out = None if validation is None else load_labelled(validation, calibration.preprocessing, "--validation")
-    chosen = chosen.model_copy(update={"preprocessing": calibration.preprocessing})
+    chosen = chosen.with_preprocessing(calibration.preprocessing)
     run(
-        load_model(model, state_dict),
+        hs.load_model(model, state_dict),
         calibration,
         chosen,
         out,

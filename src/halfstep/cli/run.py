@@ -11,8 +11,7 @@ from halfstep.cli.terminal import output, progress, say
 from halfstep.data import Data
 from halfstep.files import atomic_directory
 from halfstep.report.table import summary
-
-MODEL_FILE = "model.onnx"
+from halfstep.workflow.result import ONNX_FILE, RECORD_FILE, REPORT_FILE
 
 
 def run(
@@ -32,14 +31,14 @@ def run(
     with atomic_directory(out, force) as folder, progress() as report_progress:
         result = hs.quantize(model, calibration, recipe, seed=seed, samples=samples, statistics=statistics, progress=report_progress)
         result.save(folder)
-        hs.export.onnx(result, folder / MODEL_FILE)
+        hs.export.onnx(result, folder / ONNX_FILE)
         report = result.report(evaluate=None if validation is None else hs.top1, data=validation)
-        report.html(folder / "report.html")
-        report.json(folder / "result.json")
+        report.html(folder / REPORT_FILE)
+        report.json(folder / RECORD_FILE)
     if json is not None:  # only now: it may lie inside ``out``
         report.json(json)
     output().print(summary(report.record))
     for note in report.record.notes:
         say(f"Note: {note}")
-    say(f"Report: {out / 'report.html'}")
-    say(f"Model:  {out / MODEL_FILE}")
+    say(f"Report: {out / REPORT_FILE}")
+    say(f"Model:  {out / ONNX_FILE}")

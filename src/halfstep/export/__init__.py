@@ -8,7 +8,6 @@ from typing import Protocol
 from torch import Tensor
 from torch.fx import GraphModule
 
-from halfstep.export.onnx_qdq import export_onnx
 from halfstep.report.record import ExportCheck
 
 
@@ -27,9 +26,11 @@ def onnx(result: Exportable, path: str | Path) -> ExportCheck:
 
     Returns the comparison. Raises `ExportError`, and leaves no file, where it is beyond its bound.
     """
+    from halfstep.export.onnx_qdq import export_onnx  # loads PyTorch's exporter: not before it is needed
+
     check = export_onnx(result.model, Path(path), result.samples)
     result.note_export(Path(path), check)
     return check
 
 
-__all__ = ["Exportable", "export_onnx", "onnx"]
+__all__ = ["Exportable", "onnx"]

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from halfstep.errors import ExportError
-from halfstep.graph.edit import behind_quantizer, quantizer_of
+from halfstep.graph.edges import behind_quantizer, quantizer_of
 from halfstep.graph.serialize import duplicate
 from halfstep.quantizers import AbstractQuantizer, AccumulatorQuantizer, UniformQuantizer
 

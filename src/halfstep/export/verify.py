@@ -1,8 +1,8 @@
 """Prove that an exported file computes what was simulated.
 
-Layer by layer: the file runs in ONNX Runtime, fully optimized, with the codes of every quantized tensor as extra outputs. The simulation then
-runs on the same inputs, and at every quantizer its codes are compared with the file's and *replaced* by them, so that each layer is judged
-on the very integers the file fed it. Both sides round the same real number (the integer accumulator times its scale); they differ only
+Layer by layer: the file runs in ONNX Runtime, fully optimized, with the codes of every quantized tensor as extra outputs. The
+simulation then runs on the same inputs, and at every quantizer its codes are compared with the file's and *replaced* by them, so that
+each layer is judged on the very integers the file fed it. Both sides round the same real number (the integer accumulator times its scale); they differ only
 in how floats carry it, an error many orders below one code, which can move nothing but a tie. Hence the bound: **one code**.
 
 End to end no such bound exists: a tie that falls the other way in the first layer travels through all others. That difference is
@@ -25,7 +25,7 @@ from torch.utils import _pytree as pytree
 from halfstep.errors import ExportError
 from halfstep.export.rewrite import codes_name, storage_offset
 from halfstep.export.session import open_session, run_session
-from halfstep.graph.edit import behind_quantizer, quantizer_of
+from halfstep.graph.edges import behind_quantizer, quantizer_of
 from halfstep.graph.run import observe, run
 from halfstep.quantizers import UniformQuantizer
 from halfstep.report.record import ExportCheck

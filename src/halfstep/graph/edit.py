@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from halfstep.graph.operators import module_of
 from halfstep.quantizers import AbstractQuantizer
 
 
@@ -28,25 +27,11 @@ def set_parameter(graph: GraphModule, node: Node, value: Tensor) -> None:
 
 
 def attribute(graph: GraphModule, node: Node) -> Tensor:
-    """The tensor an attribute node reads."""
+    """The tensor an attribute node reads, cut off from gradients; it shares the parameter's memory."""
     parent, _, leaf = str(node.target).rpartition(".")
     value = getattr(graph.get_submodule(parent), leaf)
     assert isinstance(value, Tensor)
-    return value
-
-
-def quantizer_of(node: object) -> AbstractQuantizer | None:
-    """The quantizer a node calls; None for every other node or value."""
-    if isinstance(node, Node) and node.op == "call_module" and isinstance(module := module_of(node), AbstractQuantizer):
-        return module
-    return None
-
-
-def behind_quantizer(node: Node) -> Node:
-    """The node whose output a quantizer node quantizes; any other node is returned as it is."""
-    source = node.args[0] if quantizer_of(node) is not None else node
-    assert isinstance(source, Node)
-    return source
+    return value.detach()
 
 
 def insert_quantizer(graph: GraphModule, source: Node, path: str, quantizer: AbstractQuantizer, user: Node | None = None) -> Node:

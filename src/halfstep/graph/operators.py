@@ -39,6 +39,9 @@ class Role(enum.Enum):
     UNKNOWN = enum.auto()
 
 
+ASKING = (Role.WEIGHTED, Role.PRODUCT, Role.MERGE)
+"""Roles whose operands must all be integers."""
+
 _NAMES: dict[Role, str] = {
     Role.WEIGHTED: "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear",
     Role.PRODUCT: "matmul bmm mm",
@@ -85,6 +88,14 @@ def module_of(node: Node) -> nn.Module:
     graph = node.graph.owning_module
     assert graph is not None
     return graph.get_submodule(str(node.target))
+
+
+def clip_behind(node: Node) -> Node | None:
+    """The CLIP that is fused into ``node``: its only user, behind an operator that multiplies or merges."""
+    user = next(iter(node.users), None)
+    if user is None or len(node.users) > 1 or not (node.op.startswith("call") and role_of(node) in ASKING):
+        return None
+    return user if user.op.startswith("call") and role_of(user) is Role.CLIP else None
 
 
 @dataclass(frozen=True)

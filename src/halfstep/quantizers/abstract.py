@@ -41,8 +41,8 @@ class AbstractQuantizer(nn.Module):
         """What ``QUANTIZERS[name](Grid(**grid), ...)`` needs besides the state; plain values."""
         return {"grid": self.grid.to_json()}
 
-    @final
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[misc]  # torch declares forward as a variable
+    @final  # type: ignore[misc]  # torch declares forward as a variable
+    def forward(self, x: Tensor) -> Tensor:
         """The simulation: quantize, then dequantize."""
         return self.quantize(x).dequantize().to(x.dtype) if self.is_enabled else x
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from halfstep.graph.edit import attribute, behind_quantizer, quantizer_of
+from halfstep.graph.edges import activation_quantizers, behind_quantizer, quantizer_of
+from halfstep.graph.edit import attribute
 from halfstep.graph.names import operator_name
-from halfstep.graph.operators import Role, WeightedLayer, role_of, weighted_layer
+from halfstep.graph.operators import Role, WeightedLayer, clip_behind, role_of, weighted_layer
 from halfstep.graph.statistics import Statistics
 from halfstep.quantizers import UniformQuantizer
 from halfstep.ranges import Histogram
@@ -19,20 +21,53 @@ from halfstep.report.measure import histogram_counts, measure_sqnr, tensor_sqnr_
 from halfstep.report.record import FloatOperator, GridRecord, HistogramRecord, LayerFigures, LayerRecord
 
 
+@dataclass(frozen=True)
+class _Row:
+    """node: the operator, or input, the row is about. source: the node whose value is its result: itself, or the clip fused into it.
+
+    out: the node that carries the result as the simulation goes on with it: the quantizer behind ``source``, or ``source``.
+    """
+
+    node: Node
+    source: Node
+    out: Node
+
+    @property
+    def name(self) -> str:
+        return str(self.node.meta["name"])
+
+    @property
+    def layer(self) -> WeightedLayer | None:
+        """The view of an operator whose weight is stored."""
+        layer = weighted_layer(self.node)
+        return None if layer is None or behind_quantizer(layer.weight).op != "get_attr" else layer
+
+
 def describe_layers(
     float_graph: GraphModule, graph: GraphModule, statistics: Statistics, samples: tuple[Tensor, ...]
 ) -> tuple[tuple[LayerRecord, ...], dict[str, LayerFigures]]:
     """The rows, in the order of computation, and their histograms. ``float_graph``: the network before rounding, same node names."""
-    rows = {str(node.meta["name"]): _output_of(node) for node in graph.graph.nodes if _is_row(node)}
-    measured = measure_sqnr(float_graph, graph, {str(behind_quantizer(out).meta["name"]): out for out in rows.values()}, samples)
+    rows = _rows(graph)
+    measured = measure_sqnr(float_graph, graph, {str(row.source.meta["name"]): row.out for row in rows}, samples)
     weights = {str(n.meta["name"]): attribute(float_graph, n) for n in float_graph.graph.nodes if n.op == "get_attr"}
-    records, figures = [], {}
-    for name, out in rows.items():
-        node = next(n for n in graph.graph.nodes if n.meta["name"] == name)
-        source = str(behind_quantizer(out).meta["name"])
-        records.append(_row(graph, node, out, statistics, weights, measured[source]))
-        figures[name] = _figures(graph, node, out, statistics, weights)
-    return tuple(records), figures
+    records = tuple(_record(graph, row, statistics, weights, measured[str(row.source.meta["name"])]) for row in rows)
+    return records, {row.name: _figures(graph, row, statistics, weights) for row in rows}
+
+
+def _rows(graph: GraphModule) -> list[_Row]:
+    """Layers with weights, and the operators and inputs that own the quantizer of their output."""
+    owners = set(activation_quantizers(graph).values())
+    rows = []
+    for node in graph.graph.nodes:
+        source = clip_behind(node) or node
+        if weighted_layer(node) is not None or (source in owners and node.op != "get_attr" and not _is_fused(node)):
+            rows.append(_Row(node, source, next((user for user in source.users if quantizer_of(user) is not None), source)))
+    return rows
+
+
+def _is_fused(node: Node) -> bool:
+    """Whether ``node`` is a clip that belongs to the row of the operator before it."""
+    return any(clip_behind(source) is node for source in node.all_input_nodes)
 
 
 def float_operators(graph: GraphModule) -> tuple[FloatOperator, ...]:
@@ -77,84 +112,47 @@ def _is_float(node: Node) -> bool:
     return dtype is not None and bool(dtype.is_floating_point)
 
 
-def _is_row(node: Node) -> bool:
-    """Layers with weights, and operators or inputs that own a quantizer of their output (a fused clip belongs to its layer's row)."""
-    if weighted_layer(node) is not None:
-        return True
-    user = _quantizer_behind(node)
-    if user is None or node.op == "get_attr" or quantizer_of(node) is not None or _fused_into(node) is not None:
-        return False
-    first = next(n for n in node.graph.nodes if n.op == "call_module" and n.target == user.target)
-    return first is user
-
-
-def _fused_into(node: Node) -> Node | None:
-    """The layer with weights whose CLIP ``node`` is."""
-    if not node.op.startswith("call") or role_of(node) is not Role.CLIP:
-        return None
-    source = node.all_input_nodes[0]
-    return source if weighted_layer(source) is not None and len(source.users) == 1 else None
-
-
-def _quantizer_behind(node: Node) -> Node | None:
-    return next((user for user in node.users if quantizer_of(user) is not None), None)
-
-
-def _output_of(node: Node) -> Node:
-    """The node that carries the row's simulated output: the quantizer behind it or behind its clip, else the operator itself."""
-    clip = next((user for user in node.users if _fused_into(user) is node), None)
-    last = clip or node
-    return _quantizer_behind(last) or last
-
-
-def _row(graph: GraphModule, node: Node, out: Node, statistics: Statistics, weights: dict[str, Tensor], sqnr: float | None) -> LayerRecord:
-    layer = weighted_layer(node)
-    tensors = [] if layer is None else [behind_quantizer(n) for n in (layer.weight, layer.bias) if n is not None]
-    stored = [n for n in tensors if n.op == "get_attr"]
-    edges = [] if layer is None else [n for n in (layer.weight, layer.bias) if n is not None and behind_quantizer(n).op == "get_attr"]
+def _record(graph: GraphModule, row: _Row, statistics: Statistics, weights: dict[str, Tensor], sqnr: float | None) -> LayerRecord:
+    edges = [] if row.layer is None else [n for n in (row.layer.weight, row.layer.bias) if n is not None]
+    tensors = [attribute(graph, behind_quantizer(edge)) for edge in edges]
     return LayerRecord(
-        name=str(node.meta["name"]),
-        operator=operator_name(node) if node.op != "placeholder" else "input",
-        output_shape=tuple(size or 0 for size in behind_quantizer(out).meta["shape"][1:]),
-        num_macs=None if layer is None else _num_macs(graph, layer),
-        num_parameters=sum(attribute(graph, n).numel() for n in stored),
-        bytes_float=sum(attribute(graph, n).numel() * 4 for n in stored),
-        bytes_quantized=sum(_stored_bytes(attribute(graph, behind_quantizer(n)), n) for n in edges),
-        weight=None if layer is None else _weight_grid(graph, layer, weights),
-        output=_output_grid(out, statistics),
+        name=row.name,
+        operator="input" if row.node.op == "placeholder" else operator_name(row.node),
+        output_shape=tuple(size or 0 for size in row.source.meta["shape"][1:]),
+        num_macs=None if row.layer is None else _num_macs(graph, row.layer),
+        num_parameters=sum(x.numel() for x in tensors),
+        bytes_float=sum(x.numel() * x.element_size() for x in tensors),
+        bytes_quantized=sum(_stored_bytes(x, edge) for x, edge in zip(tensors, edges, strict=True)),
+        weight=None if row.layer is None else _weight_grid(graph, row.layer, weights),
+        output=_output_grid(row, statistics),
         sqnr_db=sqnr,
     )
 
 
 def _num_macs(graph: GraphModule, layer: WeightedLayer) -> int | None:
-    """Multiply-accumulates of one sample: every output element of a convolution sums over one slice of the weight."""
-    source = behind_quantizer(layer.weight)
-    if source.op != "get_attr":
-        return None
-    weight = attribute(graph, source)
-    shape = layer.node.meta["shape"][1:]
-    if layer.output_axis == 1:  # transposed: every input element is multiplied by one slice of the weight
-        shape = behind_quantizer(layer.input).meta["shape"][1:]
-        return None if None in shape else math.prod(shape) * weight[0].numel()
-    return None if None in shape else math.prod(shape) * weight[0].numel()
+    """Multiply-accumulates of one sample: every output element of a convolution sums over one slice of the weight.
+
+    In a transposed convolution every input element is multiplied by one slice. None where the shape is not fixed.
+    """
+    end = layer.node if layer.output_axis == 0 else behind_quantizer(layer.input)
+    shape = end.meta["shape"][1:]
+    return None if None in shape else math.prod(shape) * attribute(graph, behind_quantizer(layer.weight))[0].numel()
 
 
 def _weight_grid(graph: GraphModule, layer: WeightedLayer, weights: dict[str, Tensor]) -> GridRecord | None:
     quantizer, source = quantizer_of(layer.weight), behind_quantizer(layer.weight)
-    if not isinstance(quantizer, UniformQuantizer) or source.op != "get_attr":
-        return None
-    exact = weights[str(source.meta["name"])]
-    sqnr = tensor_sqnr_db(exact, attribute(graph, source))
-    return _grid_record(quantizer, (float(exact.min()), float(exact.max())), sqnr)
-
-
-def _output_grid(out: Node, statistics: Statistics) -> GridRecord | None:
-    quantizer = quantizer_of(out)
     if not isinstance(quantizer, UniformQuantizer):
         return None
-    histogram = statistics.histograms.get(str(behind_quantizer(out).meta["name"]))
-    observed = (math.nan, math.nan) if histogram is None else (histogram.minimum, histogram.maximum)
-    return _grid_record(quantizer, observed, None)
+    exact = weights[str(source.meta["name"])]
+    return _grid_record(quantizer, (float(exact.min()), float(exact.max())), tensor_sqnr_db(exact, attribute(graph, source)))
+
+
+def _output_grid(row: _Row, statistics: Statistics) -> GridRecord | None:
+    quantizer = quantizer_of(row.out)
+    if not isinstance(quantizer, UniformQuantizer):
+        return None
+    histogram = statistics.histograms[str(row.source.meta["name"])]
+    return _grid_record(quantizer, (histogram.minimum, histogram.maximum), None)
 
 
 def _grid_record(quantizer: UniformQuantizer, observed: tuple[float, float], sqnr: float | None) -> GridRecord:
@@ -166,14 +164,12 @@ def _grid_record(quantizer: UniformQuantizer, observed: tuple[float, float], sqn
     )  # fmt: skip
 
 
-def _figures(graph: GraphModule, node: Node, out: Node, statistics: Statistics, weights: dict[str, Tensor]) -> LayerFigures:
-    histogram = statistics.histograms.get(str(behind_quantizer(out).meta["name"]))
-    grid = _output_grid(out, statistics)
+def _figures(graph: GraphModule, row: _Row, statistics: Statistics, weights: dict[str, Tensor]) -> LayerFigures:
+    histogram, grid = statistics.histograms.get(str(row.source.meta["name"])), _output_grid(row, statistics)
     activation = None if histogram is None else _activation_figure(histogram, None if grid is None else grid.range)
-    layer = weighted_layer(node)
-    source = None if layer is None else behind_quantizer(layer.weight)
-    if layer is None or source is None or source.op != "get_attr" or quantizer_of(layer.weight) is None:
+    if row.layer is None or quantizer_of(row.layer.weight) is None:
         return LayerFigures(activation)
+    source = behind_quantizer(row.layer.weight)
     exact, rounded = weights[str(source.meta["name"])], attribute(graph, source)
     low, high = float(torch.minimum(exact.min(), rounded.min())), float(torch.maximum(exact.max(), rounded.max()))
     before, after = (HistogramRecord(low, high, histogram_counts(x, low, high)) for x in (exact, rounded))

@@ -17,13 +17,13 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from halfstep.errors import CalibrationError, GraphError
-from halfstep.graph.edit import attribute, behind_quantizer, quantizer_of
+from halfstep.graph.edges import activation_quantizers, behind_quantizer, quantizer_of
+from halfstep.graph.edit import attribute
 from halfstep.graph.operators import WeightedLayer, weighted_layers
 from halfstep.quantizers import AccumulatorQuantizer, UniformQuantizer, quantizers
 from halfstep.ranges import RANGES, AbstractRange, Distribution
 from halfstep.registry import Spec
 from halfstep.steps.abstract import STEPS, AbstractStep, Context
-from halfstep.steps.place_quantizers import activation_quantizers
 
 _LARGEST_BIAS = 2**30
 
@@ -108,7 +108,7 @@ def _least_scale(graph: GraphModule, layer: WeightedLayer) -> Tensor:
     bias, source = quantizer_of(layer.bias), quantizer_of(layer.input)
     if bias is None or not isinstance(source, UniformQuantizer):
         return torch.zeros(1, dtype=torch.float64)
-    magnitude = attribute(graph, behind_quantizer(layer.bias)).detach().double().abs()  # type: ignore[arg-type]
+    magnitude = attribute(graph, behind_quantizer(layer.bias)).double().abs()  # type: ignore[arg-type]
     if bias.grid.channel_axis is None:
         magnitude = magnitude.max().view(1)
     return magnitude / (source.scale.double() * _LARGEST_BIAS)

@@ -26,15 +26,15 @@ from typing import final
 from torch.fx import GraphModule, Node
 
 from halfstep.errors import GraphError
-from halfstep.graph.edit import attribute, behind_quantizer, finish, insert_quantizer, quantizer_of
+from halfstep.graph.edges import quantizer_of
+from halfstep.graph.edit import attribute, finish, insert_quantizer
 from halfstep.graph.names import operator_name
-from halfstep.graph.operators import Role, WeightedLayer, role_of, weighted_layer, weighted_layers
+from halfstep.graph.operators import ASKING, Role, WeightedLayer, clip_behind, role_of, weighted_layer, weighted_layers
 from halfstep.grid import Grid
 from halfstep.quantizers import AbstractQuantizer, AccumulatorQuantizer, UniformQuantizer
 from halfstep.steps.abstract import STEPS, AbstractStep, Context
 from halfstep.steps.scheme import Place, Scheme
 
-_ASKING = (Role.WEIGHTED, Role.PRODUCT, Role.MERGE)
 BIAS_GRID = Grid(bits=32, signed=True)
 
 
@@ -86,7 +86,7 @@ def _owner(node: Node, owners: dict[Node, Node], demanded: set[Node], asking: se
     if node in demanded:
         return node
     if node in asking:
-        return None if _clip_behind(node) is not None or _may_stay_in_float(node, scheme) else node
+        return None if clip_behind(node) is not None or _may_stay_in_float(node, scheme) else node
     if role is Role.CLIP and (source in owners or source in asking):
         return node
     if role is Role.AVERAGE and source in owners and not _may_stay_in_float(node, scheme):
@@ -96,7 +96,7 @@ def _owner(node: Node, owners: dict[Node, Node], demanded: set[Node], asking: se
 
 def _asks(node: Node, scheme: Scheme) -> bool:
     """Whether the operands of ``node`` must be on grids."""
-    if node.op != "call_function" or role_of(node) not in _ASKING or not _is_float_tensor(node):
+    if node.op != "call_function" or role_of(node) not in ASKING or not _is_float_tensor(node):
         return False
     if len(_operands(node)) < 2 and role_of(node) is not Role.WEIGHTED:
         return False  # a scalar is added or multiplied
@@ -109,12 +109,6 @@ def _operands(node: Node) -> list[Node]:
     if layer is None:
         return [x for x in node.all_input_nodes if _is_float_tensor(x)]
     return [layer.input] if layer.weight.op == "get_attr" else [layer.input, layer.weight]
-
-
-def _clip_behind(node: Node) -> Node | None:
-    """The CLIP that is the only user of ``node``."""
-    user = next(iter(node.users), None)
-    return user if user is not None and len(node.users) == 1 and role_of(user) is Role.CLIP else None
 
 
 def _may_stay_in_float(node: Node, scheme: Scheme) -> bool:
@@ -163,18 +157,3 @@ def _bias_quantizer(layer: WeightedLayer, sources: tuple[UniformQuantizer, Unifo
     is_per_channel = sources[1].grid.channel_axis is not None
     grid = Grid(BIAS_GRID.bits, BIAS_GRID.signed, channel_axis=0 if is_per_channel else None)
     return AccumulatorQuantizer(grid, sources)
-
-
-def activation_quantizers(graph: GraphModule) -> dict[str, Node]:
-    """By path: the node each activation quantizer belongs to, that is the source of its first call."""
-    found: dict[str, Node] = {}
-    for node in graph.graph.nodes:
-        quantizer = quantizer_of(node)
-        if isinstance(quantizer, UniformQuantizer) and not is_weight_edge(node):
-            found.setdefault(str(node.target), behind_quantizer(node))
-    return found
-
-
-def is_weight_edge(node: Node) -> bool:
-    """Whether a quantizer node stands between a stored weight and a layer."""
-    return any((layer := weighted_layer(user)) is not None and layer.weight is node for user in node.users)

@@ -9,7 +9,8 @@ from pydantic import field_validator
 from torch.fx import GraphModule
 
 from halfstep.errors import GraphError
-from halfstep.graph.edit import attribute, behind_quantizer, quantizer_of, set_parameter
+from halfstep.graph.edges import behind_quantizer, quantizer_of
+from halfstep.graph.edit import attribute, set_parameter
 from halfstep.graph.operators import weighted_layers
 from halfstep.quantizers import UniformQuantizer
 from halfstep.registry import Spec
@@ -42,7 +43,7 @@ class Round(AbstractStep):
             source = behind_quantizer(layer.weight)
             if source.op != "get_attr":
                 continue
-            problem = RoundingProblem(attribute(graph, source).detach(), quantizer.scale, quantizer.zero_point, quantizer.grid)
+            problem = RoundingProblem(attribute(graph, source), quantizer.scale, quantizer.zero_point, quantizer.grid)
             set_parameter(graph, source, rounding.round(problem, context.generator).dequantize())
         return graph
 

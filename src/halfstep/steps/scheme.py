@@ -15,7 +15,10 @@ FLOAT = "float"  # written instead of a type: leave it in float
 
 
 class TensorScheme(Method):
-    """type: "int8", "uint4" ... or "float". symmetric: zero point 0. per_channel: a scale for each output channel. narrow: without the lowest code."""
+    """type: "int8", "uint4" ... or "float". symmetric: zero point 0. per_channel: a scale for each output channel.
+
+    narrow: a signed grid without its lowest code.
+    """
 
     type: str
     symmetric: bool = True

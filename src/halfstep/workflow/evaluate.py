@@ -15,7 +15,6 @@ from torch.utils import _pytree as pytree
 
 from halfstep.data import Data, as_data
 from halfstep.errors import DataError
-from halfstep.export.session import open_session, run_session
 from halfstep.graph.capture import in_eval_mode
 from halfstep.graph.run import run
 
@@ -32,8 +31,8 @@ def top1(outputs: Any, labels: Tensor) -> Tensor:
 def evaluate(model: Any, data: Any, metric: Metric = top1, batch_size: int = 64) -> float:
     """The mean of ``metric`` over ``data``.
 
-    model: an ``nn.Module``, an ``ExportedProgram``, a `Result` (its simulated network), or the path of an ONNX file. data: labelled, in any form
-    `as_data` takes. Raises `DataError` where there are no labels or the inputs do not fit.
+    model: an ``nn.Module``, an ``ExportedProgram``, a `Result` (its simulated network), or the path of an ONNX file. data: labelled, in
+    any form `as_data` takes. Raises `DataError` where there are no labels or the inputs do not fit.
     """
     recipe = getattr(model, "recipe", None)
     prepared = as_data(data, getattr(recipe, "preprocessing", None))
@@ -54,6 +53,8 @@ def _name(data: Data) -> str:
 def _predictor(model: Any) -> Callable[[tuple[Tensor, ...]], Any]:
     """A function from inputs to outputs."""
     if isinstance(model, (str, Path)):
+        from halfstep.export.session import open_session, run_session  # loads ONNX Runtime: not before it is needed
+
         session = open_session(Path(model), num_threads=torch.get_num_threads())
         return lambda inputs: [torch.from_numpy(output) for output in run_session(session, inputs).values()]
     if isinstance(model, ExportedProgram):

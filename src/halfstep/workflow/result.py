@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from halfstep.data import as_data
-from halfstep.errors import GraphError, ModelError
+from halfstep.errors import ExportError, GraphError, ModelError
 from halfstep.files import atomic_directory
 from halfstep.graph.serialize import from_json, to_json
 from halfstep.graph.statistics import Statistics
@@ -23,6 +23,7 @@ from halfstep.recipes import Recipe
 from halfstep.report.record import ExportCheck, LayerFigures, RunRecord
 from halfstep.report.report import Report
 from halfstep.workflow.evaluate import Metric, evaluate
+from halfstep.workflow.latency import measure_latency
 
 GRAPH_FILE, WEIGHTS_FILE, FLOAT_FILE = "model.json", "model.safetensors", "float.safetensors"
 STATISTICS_FILE, SAMPLES_FILE, RECIPE_FILE, FIGURES_FILE = "statistics.safetensors", "samples.safetensors", "recipe.yaml", "figures.json"
@@ -52,10 +53,18 @@ class Result:
         self.record = dataclasses.replace(self.record, export_check=check, bytes=sizes)
 
     def report(self, evaluate: Metric | None = None, data: Any = None) -> Report:
-        """The report as it stands; with a metric and labelled ``data``, after measuring the float, the simulated and the exported network."""
+        """The report as it stands; with a metric and labelled ``data``, after measuring the float, simulated and exported network."""
         if evaluate is not None:
             self._measure(evaluate, data)
         return Report(self.record, self.figures)
+
+    def measure_latency(self) -> dict[str, float]:
+        """Time the float network and the last export in ONNX Runtime, one sample on one thread; see `workflow.latency`."""
+        if self.onnx_path is None:
+            raise ExportError("There is no ONNX file to time yet: call halfstep.export.onnx(result, path) first.")
+        latency = measure_latency(self.float_model, self.onnx_path, self.samples)
+        self.record = dataclasses.replace(self.record, latency_ms=latency)
+        return latency
 
     def _measure(self, metric: Metric, data: Any) -> None:
         prepared = as_data(data, self.recipe.preprocessing)
