@@ -503,4 +503,4 @@ def calibration_of(name: str) -> Any:
 def relative(first: Tensor, second: Tensor) -> float:
     """The largest difference, relative to the largest value of ``second``."""
     assert first.shape == second.shape
-    return float((first - second).abs().max() / second.abs().max().clamp(min=1e-30))
+    return float((first - second).detach().abs().max() / second.detach().abs().max().clamp(min=1e-30))

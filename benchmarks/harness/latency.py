@@ -2,8 +2,9 @@
 
     python -m harness.latency --rounds 300 --out latency.json float=a.onnx halfstep=b.onnx
 
-Alternating puts every model under the same load of the machine, and the order is shuffled (seeded) in each round. ``cpu`` is the
-calling thread's CPU time (one intra-op thread: all the work is there), which another process's load disturbs less than ``wall``.
+Alternating puts every model under the same load of the machine, and the order is shuffled (seeded) in each round. A turn is one
+untimed run, which brings the model back into the caches that the others emptied, and one timed run. ``cpu`` is the calling thread's
+CPU time (one intra-op thread: all the work is there), which another process's load disturbs less than ``wall``.
 """
 
 import argparse
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import onnxruntime as ort
 
 WARM_UP_ROUNDS = 20
+REFERENCES = ("float", "halfstep")
 
 
 def _session(path: Path) -> "ort.InferenceSession":
@@ -42,6 +44,7 @@ def measure(models: dict[str, Path], rounds: int, seed: int) -> dict[str, dict[s
     for number in range(WARM_UP_ROUNDS + rounds):
         shuffle.shuffle(order)
         for name in order:
+            sessions[name].run(None, feeds[name])
             cpu, wall = time.thread_time(), time.perf_counter()
             sessions[name].run(None, feeds[name])
             cpu, wall = time.thread_time() - cpu, time.perf_counter() - wall
@@ -52,15 +55,21 @@ def measure(models: dict[str, Path], rounds: int, seed: int) -> dict[str, dict[s
 
 
 def figures(times: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, float]]:
-    """Medians and 10th and 90th percentiles in milliseconds, per model."""
+    """Per model: median, p10 and p90 in milliseconds of both clocks, and the same of the round-by-round CPU ratios to the references.
+
+    ``float_ratio_median`` 2.0: in the median round this model needed half the CPU time that ``float`` needed in that round.
+    """
     import numpy as np
 
     found: dict[str, dict[str, float]] = {}
     for name, clocks in times.items():
+        series = {f"{clock}_ms": 1e3 * np.array(seconds) for clock, seconds in clocks.items()}
+        own = np.array(clocks["cpu"])
+        series |= {f"{other}_ratio": np.array(times[other]["cpu"]) / own for other in REFERENCES if other in times}
         found[name] = {}
-        for clock, seconds in clocks.items():
-            low, middle, high = 1e3 * np.percentile(seconds, [10, 50, 90])
-            found[name] |= {f"{clock}_ms_median": float(middle), f"{clock}_ms_p10": float(low), f"{clock}_ms_p90": float(high)}
+        for label, values in series.items():
+            low, middle, high = np.percentile(values, [10, 50, 90])
+            found[name] |= {f"{label}_median": float(middle), f"{label}_p10": float(low), f"{label}_p90": float(high)}
     return found
 
 

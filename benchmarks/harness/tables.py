@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.kernels import summary
+from harness.latency import REFERENCES
 
 COLUMNS = (
     "top-1 %",
@@ -51,9 +52,9 @@ def _latency(results: dict[str, Any], network: str, tool: str) -> dict[str, floa
     times = results["latency"].get(network, {})
     if tool not in times:
         return {}
-    own = times[tool]["cpu_ms_median"]
-    ratios = {f"to_{other}": times[other]["cpu_ms_median"] / own for other in ("float", "halfstep") if other in times}
-    return {"ms": own} | ratios
+    own = times[tool]
+    ratios = {f"to_{other}": own[f"{other}_ratio_median"] for other in REFERENCES if f"{other}_ratio_median" in own}
+    return {"ms": own["cpu_ms_median"]} | ratios
 
 
 def _cell(figures: dict[str, float | str], key: str, form: str) -> str:

@@ -43,7 +43,7 @@ CLAIM = (
     _nncf_onnx("nncf_onnx_light", "--exporter torchscript --batch-size 64", "its cheapest way: TorchScript export, batches of 64"),
 )
 EXPLORED = (
-    _ort("ort_percentile", "--setting best --method Percentile", "as ort_best, Percentile (99.999)"),
+    _ort("ort_percentile", "--setting best --method Percentile", "as ort_best, Percentile (99.999): keeps every activation in memory"),
     _ort("ort_entropy", "--setting best --method Entropy", "as ort_best, Entropy"),
     _ort("ort_light", "--setting best --exporter torchscript", "as ort_best, TorchScript export"),
     _nncf_torch("nncf_torch_plain", "--backend module", "as nncf_torch, batch norm left in place, one image at a time as documented"),

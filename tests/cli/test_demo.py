@@ -46,7 +46,7 @@ def test_the_table_has_the_three_rows(finished_demo: tuple[Path, Result]) -> Non
     lines = finished_demo[1].stdout.splitlines()
     record = json.loads((finished_demo[0] / "result.json").read_text())
     for row, value in (("float", record["float"]), ("simulated", record["simulated"]), ("ONNX Runtime", record["onnx"])):
-        assert any(line.startswith(row) and f"{value:.2f} %" in line for line in lines), row
+        assert any(line.strip().startswith(row) and f"{value:.2f} %" in line for line in lines), row
     assert all(len(line) <= 120 for line in lines if not line.startswith("  "))
 
 

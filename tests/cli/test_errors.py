@@ -59,7 +59,8 @@ def test_a_missing_data_file_names_the_closest(refuse: Refuse) -> None:
 def test_data_of_the_wrong_shape(refuse: Refuse, here: Path, array: np.ndarray) -> None:
     message = refuse(*NETWORK, "--data", images(here, array), "--out", "run")
     assert message.startswith("Error: ")
-    assert f"[{', '.join(map(str, array.shape[1:]))}]" in message or "channels" in message
+    assert f"{', '.join(map(str, array.shape[1:]))}]" in message or "channels" in message
+    assert "control flow" not in message  # the network is not to blame
 
 
 @pytest.mark.parametrize("kind", [np.int64, np.complex64, "U3"])
@@ -120,8 +121,8 @@ def test_a_missing_network(refuse: Refuse, model: str, says: str) -> None:
 def test_onnx_input_says_how_to_go_on(refuse: Refuse, here: Path) -> None:
     (here / "net.onnx").write_bytes(b"")
     message = refuse("quantize", "net.onnx", "--data", "images.npz", "--out", "run")
-    assert "ONNX files are not read yet" in message
-    assert "torch.export.save" in message
+    assert "ONNX files are not read" in message
+    assert "torch.export" in message
 
 
 @pytest.mark.parametrize("name", ["net.pt", "net.pth", "net.bin"])

@@ -25,7 +25,7 @@ def test_every_help_ends_with_an_example(halfstep: Callable[..., Result], comman
 def test_every_option_has_a_help_text(halfstep: Callable[..., Result], command: str) -> None:
     result = halfstep(command, "--help")
     for line in result.stdout.splitlines():
-        if match := re.match(r"│ (?:\* )? *--[a-z-]+(.*)│$", line):
+        if match := re.match(r"│ (?:\* )? {0,4}--[a-z-]+(.*)│$", line):
             assert len(match.group(1).split()) >= 2, line
 
 

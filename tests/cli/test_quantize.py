@@ -71,7 +71,7 @@ def test_weights_from_a_state_dict(here: Path, halfstep: Callable[..., Result], 
         "4.weight": torch.tensor([[1.0] * 4, [0.0] * 4]),
         "4.bias": torch.zeros(2),
     }
-    safetensors.torch.save_file(weights, "weights.safetensors")
+    safetensors.torch.save_file(weights, "weights.safetensors", metadata={"padding": "x" * padding})
     assert header_starts_like_a_pickle("weights.safetensors") == bool(padding)
     # With these weights every answer is class 0, which is every second label.
     result = halfstep("evaluate", "net.py:small", "--data", "images.npz", "--state-dict", "weights.safetensors", "--json", "value.json")

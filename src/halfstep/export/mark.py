@@ -1,17 +1,15 @@
-"""Prepare a quantized graph for PyTorch's ONNX exporter: only the *places* of its quantizers travel, as one marker operator.
+"""Prepare a quantized graph for translation to ONNX: only the *places* of its quantizers travel, as one marker operator.
 
 Weights and biases leave as the plain parameters they are (the rewrite stores their codes); an activation quantizer becomes a call of
-``halfstep::edge(x, name)``, which the exporter turns into an ONNX node of the same name. So the exporter traces a small graph once, and
-everything that concerns quantization is decided in one place, the rewrite.
+``halfstep::edge(x, name)``, which becomes an ONNX node of the same name. So translation knows nothing of quantization, and everything that
+concerns it is decided in one place, the rewrite.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import onnx
 import torch
-from onnxscript import values
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
@@ -21,7 +19,6 @@ from halfstep.graph.serialize import duplicate
 from halfstep.quantizers import AbstractQuantizer, AccumulatorQuantizer, UniformQuantizer
 
 DOMAIN = "halfstep"
-_SCHEMA = onnx.defs.OpSchema
 
 
 @torch.library.custom_op(f"{DOMAIN}::edge", mutates_args=())
@@ -78,19 +75,5 @@ def _remove(node: Node, source: Node) -> None:
 def _replace_by_marker(graph: GraphModule, node: Node, source: Node, name: str) -> None:
     with graph.graph.inserting_before(node):
         marker = graph.graph.call_function(torch.ops.halfstep.edge.default, (source, name))
+    marker.meta = dict(node.meta)
     _remove(node, marker)
-
-
-def translation() -> dict[object, object]:
-    """The exporter's translation table: marker operator -> ONNX node ``halfstep::Edge`` with the attribute ``edge``."""
-    if not onnx.defs.has("Edge", DOMAIN):
-        tensor = [("T", ["tensor(float)", "tensor(float16)", "tensor(double)", "tensor(bfloat16)"], "")]
-        x, y = _SCHEMA.FormalParameter("x", "T"), _SCHEMA.FormalParameter("y", "T")
-        name = _SCHEMA.Attribute("edge", _SCHEMA.AttrType.STRING)
-        onnx.defs.register_schema(_SCHEMA("Edge", DOMAIN, 1, inputs=[x], outputs=[y], type_constraints=tensor, attributes=[name]))
-    opset = values.Opset(DOMAIN, 1)
-
-    def translate(x: object, name: str) -> object:
-        return opset.Edge(x, edge=name)
-
-    return {torch.ops.halfstep.edge.default: translate}
