@@ -170,7 +170,9 @@ def transposed() -> nn.Module:
 
 @member((10,))
 def linear_bn() -> nn.Module:
-    return nn.Sequential(nn.Linear(10, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 16, bias=False), nn.BatchNorm1d(16), nn.Linear(16, 4))
+    return nn.Sequential(
+        nn.Linear(10, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 16, bias=False), nn.BatchNorm1d(16), nn.Linear(16, 4)
+    )
 
 
 @member((3, 8, 8))
@@ -316,7 +318,9 @@ class bn_twice(nn.Module):
 @member((3, 6, 6))
 def bn_plain() -> nn.Module:
     """Without weight and bias of its own; the second without running statistics."""
-    return nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6, affine=False), nn.ReLU(), nn.Conv2d(6, 4, 1), nn.BatchNorm2d(4, track_running_stats=False))
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6, affine=False), nn.ReLU(), nn.Conv2d(6, 4, 1), nn.BatchNorm2d(4, track_running_stats=False)
+    )
 
 
 @member((3, 12))
@@ -326,7 +330,9 @@ def conv1d() -> nn.Module:
 
 @member((2, 4, 6, 6))
 def conv3d() -> nn.Module:
-    return nn.Sequential(nn.Conv3d(2, 4, 3, bias=False), nn.BatchNorm3d(4), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(4, 3))
+    return nn.Sequential(
+        nn.Conv3d(2, 4, 3, bias=False), nn.BatchNorm3d(4), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(4, 3)
+    )
 
 
 @member((3, 6, 6), batch_size=2)
@@ -408,7 +414,7 @@ class shuffle(nn.Module):
         self.fc = nn.Linear(8, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        left, right = F.relu(x).chunk(2, 1)
+        left, right = x.chunk(2, 1)
         x = torch.cat([left, F.relu(self.conv2(F.relu(self.bn1(self.conv1(right)))))], 1)
         x = x.view(x.size(0), 2, 4, 6, 6).transpose(1, 2).flatten(1, 2)
         return self.fc(x.mean((2, 3)))
@@ -461,8 +467,8 @@ NAMES = list(ZOO)
 CNNS = ("conv_bn_relu", "residual", "shared", "in_place", "depthwise", "concat", "option_a", "dead_channel", "ends_in_conv")
 """Networks that ONNX Runtime runs as integers from the first to the last layer."""
 REPRESENTATIVE = (
-    "residual", "depthwise", "concat", "option_a", "transposed", "attention", "float_operators", "two_inputs", "dict_output", "static_batch",
-    "large_bias", "ends_in_average",
+    "residual", "depthwise", "concat", "option_a", "transposed", "attention", "float_operators", "two_inputs", "dict_output",
+    "static_batch", "large_bias", "ends_in_average",
 )  # fmt: skip
 """One network for each thing an export can get wrong; the others are exported by the slow tests."""
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 OWN = "halfstep"  # the environment that the benchmark itself runs in
 NNCF = "nncf"
-INSTALL = {OWN: "make install", NNCF: "make bench-nncf-env"}
+INSTALL = {OWN: "make bench", NNCF: "make bench-nncf-env"}
 
 
 @dataclass(frozen=True)

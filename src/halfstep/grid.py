@@ -74,7 +74,9 @@ class Grid:
     @property
     def storage(self) -> torch.dtype:
         """The smallest torch integer type that holds every code."""
-        return _STORAGE.get((8 if self.bits <= 8 else 16, self.signed), torch.int32) if self.bits <= 16 else torch.int32
+        if self.bits <= 16:
+            return _STORAGE[8 if self.bits <= 8 else 16, self.signed]
+        return torch.int32 if self.signed or self.bits < 32 else torch.uint32
 
     def per_tensor(self) -> Grid:
         """The same integers with one scale for the whole tensor."""

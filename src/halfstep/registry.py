@@ -32,7 +32,7 @@ class Method(pydantic.BaseModel):
     def from_options(cls, options: Mapping[str, Any]) -> Method:
         """An instance with these options; `RecipeError` names the option that is unknown or does not fit."""
         try:
-            return cls(**options)
+            return cls.model_validate(dict(options))
         except pydantic.ValidationError as error:
             raise RecipeError(explain(error, f"'{cls.name}'", cls)) from None
 
@@ -51,8 +51,8 @@ def explain(error: pydantic.ValidationError, where: str, model: type[pydantic.Ba
     """The first complaint of pydantic in a user's words."""
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"]) or "value"
-    if first["type"] == "extra_forbidden":
-        return f"{where} has no option '{field}'. {did_you_mean(field, model.model_fields)}"
+    if first["type"] in ("extra_forbidden", "invalid_key"):
+        return f"{where} has no option '{field}'. {did_you_mean(str(first['loc'][-1]), model.model_fields)}"
     message = first["msg"].removeprefix("Value error, ")
     return f"{where}: option '{field}' does not fit: {message} (got {first['input']!r})."
 

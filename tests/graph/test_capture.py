@@ -6,10 +6,10 @@ import copy
 
 import pytest
 import torch
-import zoo
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+import zoo
 from halfstep.errors import ModelError
 from halfstep.graph.capture import capture
 from halfstep.graph.check import check

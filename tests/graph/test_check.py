@@ -6,10 +6,10 @@ import operator
 
 import pytest
 import torch
-import zoo
 from torch import nn
 from torch.fx import GraphModule, Node
 
+import zoo
 from halfstep.errors import GraphError
 from halfstep.graph.check import check
 from halfstep.graph.edges import quantizer_of
@@ -54,7 +54,7 @@ def test_an_operator_that_changes_its_argument(graph: GraphModule) -> None:
 def test_a_function_that_is_no_operator(graph: GraphModule) -> None:
     node_called(graph, "relu").target = nn.functional.gelu
     node_called(graph, "relu").target = len
-    with pytest.raises(GraphError, match="'relu' calls .* not an ATen operator"):
+    with pytest.raises(GraphError, match=r"'relu' calls .* not an ATen operator"):
         check(graph)
 
 
@@ -91,7 +91,7 @@ def test_an_attribute_that_does_not_exist(graph: GraphModule) -> None:
 
 
 def test_the_type_of_a_broken_reference(graph: GraphModule) -> None:
-    """torch's own lint must not speak first: its errors are not the user's."""
+    """Torch's own lint must not speak first: its errors are not the user's."""
     node_called(graph, "conv1.weight").target = "conv1.weigth"
     with pytest.raises(GraphError):
         check(graph)

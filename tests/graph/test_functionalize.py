@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-import zoo
 from torch import Tensor, nn
 
+import zoo
 from halfstep.errors import ModelError
 from halfstep.graph.capture import capture
 from halfstep.graph.functionalize import is_in_place
@@ -119,22 +119,18 @@ def test_batch_norms_survive_the_way_round_torchs_functionalization() -> None:
     assert "BatchNorm2d" in names
 
 
-def test_an_input_that_is_written_is_an_error_or_left_alone() -> None:
+def test_an_input_that_is_written_is_refused() -> None:
     def write(x: Tensor) -> Tensor:
         x.add_(1)
         return x * 2
 
     x = torch.ones(2, 3)
-    try:
-        graph = capture(Wrapped(write), (x.clone(),))
-    except ModelError as error:
-        assert "Keep state out of forward" in str(error)
-    else:
-        assert torch.equal(graph(x), torch.full((2, 3), 4.0))
-        assert torch.equal(x, torch.ones(2, 3))
+    with pytest.raises(ModelError, match=r"writes into 'x' .*Keep state out of forward"):
+        capture(Wrapped(write), (x,))
+    assert torch.equal(x, torch.ones(2, 3))
 
 
-def test_a_buffer_that_counts_is_an_error_with_the_way_out() -> None:
+def test_a_buffer_that_counts_is_refused() -> None:
     class Counting(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -145,10 +141,6 @@ def test_a_buffer_that_counts_is_an_error_with_the_way_out() -> None:
             return x + self.calls
 
     model = Counting()
-    try:
-        graph = capture(model, (torch.ones(2, 3),))
-    except ModelError as error:
-        assert "Keep state out of forward" in str(error)
-    else:
-        assert torch.equal(graph(torch.zeros(2, 3)), torch.ones(2, 3))
+    with pytest.raises(ModelError, match=r"writes into 'calls' .*Keep state out of forward"):
+        capture(model, (torch.ones(2, 3),))
     assert float(model.calls) == 0

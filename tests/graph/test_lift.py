@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-import zoo
 from torch import nn
 
+import zoo
 from halfstep.graph.capture import capture
 
 
-@pytest.mark.parametrize("name", ["conv_bn_relu", "residual", "slice_assignment", "linear_bn", "conv1d", "conv3d", "transposed", "bn_twice"])
+@pytest.mark.parametrize(
+    "name", ["conv_bn_relu", "residual", "slice_assignment", "linear_bn", "conv1d", "conv3d", "transposed", "bn_twice"]
+)
 def test_batch_norms_train_as_in_the_model(name: str) -> None:
     """The same forward pass in training mode leaves the same running statistics."""
     graph, model, inputs = zoo.captured(name).train(), zoo.ZOO[name].model().train(), zoo.ZOO[name].inputs(16)
@@ -33,7 +35,9 @@ def test_batch_norms_are_modules_under_the_users_names() -> None:
 
 
 def test_options_of_a_batch_norm_survive() -> None:
-    model = nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3, eps=0.01, momentum=0.3), nn.BatchNorm2d(3, momentum=None, affine=False)).eval()
+    model = nn.Sequential(
+        nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3, eps=0.01, momentum=0.3), nn.BatchNorm2d(3, momentum=None, affine=False)
+    ).eval()
     graph = capture(model, (torch.randn(2, 2, 3, 3),))
     first, second = graph.get_submodule("1"), graph.get_submodule("2")
     assert (first.eps, first.momentum) == (0.01, 0.3)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-import zoo
 from torch import Tensor
 from torch.fx import Node
 
+import zoo
 from halfstep.errors import DataError
 from halfstep.graph.run import observe, run
 

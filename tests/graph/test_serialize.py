@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-import zoo
 from torch.fx import GraphModule
 
+import zoo
 from halfstep.errors import GraphError
 from halfstep.graph.check import check
 from halfstep.graph.run import run
@@ -61,7 +61,16 @@ def test_a_duplicate_shares_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["aten.nothing.default", "aten.conv2d", "aten.conv2d.nothing", "os.system", "builtins.eval", "operator.attrgetter", "aten.__class__.default"]
+    "name",
+    [
+        "aten.nothing.default",
+        "aten.conv2d",
+        "aten.conv2d.nothing",
+        "os.system",
+        "builtins.eval",
+        "operator.attrgetter",
+        "aten.__class__.default",
+    ],
 )
 def test_operators_it_does_not_know_are_refused(name: str) -> None:
     graph = zoo._captured("residual")

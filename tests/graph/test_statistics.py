@@ -7,17 +7,21 @@ from pathlib import Path
 
 import pytest
 import torch
-import zoo
 from torch import Tensor
 from torch.fx import GraphModule
 
+import zoo
 from halfstep.errors import CalibrationError
 from halfstep.graph.statistics import Statistics, collect, fingerprint
 
 
 def gather(graph: GraphModule, batches: list[tuple[Tensor, ...]], names: set[str] | None = None) -> Statistics:
     statistics = Statistics(fingerprint(graph))
-    nodes = {node for node in graph.graph.nodes if (names is None and node.meta.get("dtype") == torch.float32) or node.meta["name"] in (names or ())}
+    nodes = {
+        node
+        for node in graph.graph.nodes
+        if (names is None and node.meta.get("dtype") == torch.float32) or node.meta["name"] in (names or ())
+    }
     list(collect(graph, nodes, batches, statistics))
     return statistics
 

@@ -177,7 +177,7 @@ def test_memory_is_bounded(generator: torch.Generator) -> None:
     held = sum(value.numel() for value in vars(histogram).values() if isinstance(value, torch.Tensor))
     assert held == 2 * HALF
     assert histogram.num_values == 40_000
-    assert histogram.to_tensor().numel() == 2 * HALF + 3
+    assert histogram.to_tensor().numel() <= 2 * HALF + 8  # and a few numbers about them
 
 
 def test_any_shape_type_and_layout_and_the_tensor_is_left_alone(generator: torch.Generator) -> None:
@@ -189,6 +189,8 @@ def test_any_shape_type_and_layout_and_the_tensor_is_left_alone(generator: torch
         histogram.observe(form)
         assert state(histogram) == expected
     assert torch.equal(x, copy)
+    images = torch.randn(2, 3, 4, 5, generator=generator)
+    assert state(histogram_of(images.to(memory_format=torch.channels_last))) == state(histogram_of(images))
     integers = Histogram()
     integers.observe(torch.arange(-3, 4))
     assert (integers.num_values, integers.minimum, integers.maximum) == (7, -3.0, 3.0)

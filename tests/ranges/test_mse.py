@@ -93,13 +93,12 @@ def test_never_worse_than_min_max_on_a_few_values(values: list[float], grid: Gri
     assert error_of(found, x, grid) <= allowed * (1 + 1e-5) + 1e-12 * float(x.double().square().sum())
 
 
-@pytest.mark.parametrize("grid", GRIDS, ids=str)
+@pytest.mark.parametrize("grid", [grid for grid in GRIDS if grid.bits <= 4], ids=str)
 def test_clipping_pays_where_there_is_an_outlier(grid: Grid, generator: torch.Generator) -> None:
     x = SAMPLES["outlier"](generator)
     distribution = Distribution.of_tensor(x)
     found = MeanSquaredError().range(distribution, grid)
-    if grid.bits <= 4:
-        assert float(found.maximum) < 13
+    assert float(found.maximum) < 13
     assert error_of(found, x, grid) < error_of(MinMax().range(distribution, grid), x, grid)
 
 

@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -35,7 +35,9 @@ def found(distribution: Distribution, percentile: str) -> tuple[float, float]:
 @settings(deadline=None, max_examples=100)
 @given(st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=60), PERCENTILES)
 def test_quantiles_of_a_tensor_equal_the_reference(values: list[float], percentile: str) -> None:
-    assert found(Distribution.of_tensor(torch.tensor(values)), percentile) == expected(values, percentile)
+    ends = expected(values, percentile)
+    assume(ends != (0.0, 0.0))  # an empty range would be no range: contracts/test_ranges.py
+    assert found(Distribution.of_tensor(torch.tensor(values)), percentile) == ends
 
 
 @pytest.mark.parametrize("percentile", ["75", "90", "99", "99.9", "99.99", "99.999", "100"])

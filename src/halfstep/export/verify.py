@@ -51,7 +51,7 @@ class _Tally:
         self.num_differing += int(torch.count_nonzero(difference))
 
 
-def verify(graph: GraphModule, path: Path, samples: tuple[Tensor, ...], batch_size: int = 32) -> ExportCheck:
+def verify(graph: GraphModule, path: Path, samples: tuple[Tensor, ...], batch_size: int = 8) -> ExportCheck:
     """Compare the ONNX file at ``path`` with ``graph`` on ``samples``; raises `ExportError` beyond the bound."""
     edges = _edges(graph)
     probe = open_session(_with_codes_as_outputs(path, edges))

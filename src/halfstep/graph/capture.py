@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
 
-from halfstep.errors import ModelError
+from halfstep.errors import DataError, ModelError
 from halfstep.graph.check import check
 from halfstep.graph.functionalize import functional_module
 from halfstep.graph.lift import lift_modules
@@ -58,9 +58,22 @@ def _export(model: nn.Module, inputs: tuple[Tensor, ...], notes: list[str]) -> t
             try:
                 program = torch.export.export(model, inputs)
             except Exception as second:
+                _refuse_inputs(model, inputs)
                 raise ModelError(_explain(model, second)) from second
             notes.append(f"The model accepts batches of {len(inputs[0])} only: {_first_line(first)}")
             return program, len(inputs[0])
+
+
+def _refuse_inputs(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    """Raise `DataError` if the model itself, run as it is, cannot take the inputs."""
+    try:
+        model(*inputs)
+    except Exception as error:  # the user's own code
+        shapes = ", ".join(f"{list(x.shape[1:])} ({str(x.dtype).removeprefix('torch.')})" for x in inputs)
+        raise DataError(
+            f"{type(model).__name__} cannot take the data: {_first_line(error)} A sample has the shape {shapes}. "
+            "Check the order of the axes (C, H, W), the number of inputs, and the options --size and --crop."
+        ) from error
 
 
 def _explain(model: nn.Module, error: Exception) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
@@ -58,7 +60,7 @@ def finish(graph: GraphModule) -> GraphModule:
 
 def _free_name(graph: GraphModule, name: str) -> str:
     taken = {node.meta.get("name") for node in graph.graph.nodes}
-    return next(free for free in [name, *(f"{name}#{k}" for k in range(2, len(taken) + 3))] if free not in taken)
+    return next(free for free in (name if k == 1 else f"{name}#{k}" for k in itertools.count(1)) if free not in taken)
 
 
 def _has_module(graph: GraphModule, path: str) -> bool:

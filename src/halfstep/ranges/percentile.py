@@ -30,11 +30,13 @@ class Percentile(AbstractRange):
         lowest, highest = distribution.extremes()
         upper = _quantile(distribution.values, distribution.counts, self.percentile / 100)
         lower = -_quantile(-distribution.values.flip(1), distribution.counts.flip(1), self.percentile / 100)
-        return Range(torch.maximum(lower.clamp(max=0), lowest), torch.minimum(upper.clamp(min=0), highest))
+        low, high = torch.maximum(lower.clamp(max=0), lowest), torch.minimum(upper.clamp(min=0), highest)
+        is_empty = low == high
+        return Range(torch.where(is_empty, lowest, low), torch.where(is_empty, highest, high))
 
 
 def _quantile(values: Tensor, counts: Tensor, share: float) -> Tensor:
     """The smallest value of each row up to which at least ``share`` of the row's counts lie; [C, K] -> [C]."""
-    cumulated = counts.cumsum(1)
+    cumulated = counts.double().cumsum(1).expand_as(values).contiguous()
     index = torch.searchsorted(cumulated, share * cumulated[:, -1:] * (1 - 1e-12))
     return values.gather(1, index.clamp(max=values.shape[1] - 1))[:, 0]

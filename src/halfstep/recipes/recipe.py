@@ -62,7 +62,7 @@ class Recipe(pydantic.BaseModel):
         if not isinstance(content, dict):
             raise RecipeError(f"The recipe '{where}' must be a mapping with at least 'name' and 'steps'.")
         try:
-            return cls(**content)
+            return cls.model_validate(content)
         except pydantic.ValidationError as error:
             raise RecipeError(explain(error, f"Recipe '{where}'", _model_at(cls, error))) from None
 
@@ -93,7 +93,7 @@ class Recipe(pydantic.BaseModel):
         """The tensor scheme of ``role`` with another type; one that changes its sign takes the usual symmetry of that sign."""
         old = getattr(self.scheme, role)
         options = old.model_dump() | {"type": type_name}
-        if role == "activations" and type_name != "float":
+        if type_name != "float" and type_name.startswith("u") != old.type.startswith("u"):
             options["symmetric"] = not type_name.startswith("u")
         try:
             return type(old)(**options)

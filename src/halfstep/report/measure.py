@@ -16,7 +16,7 @@ from torch.fx import GraphModule, Node
 
 from halfstep.graph.run import observe
 
-_BATCH = 16  # small: the float activations of one batch are held while the simulation runs
+_BATCH = 4  # small: the float activations of one batch are held while the simulation runs
 
 
 def sqnr_db(signal: float, noise: float) -> float | None:
@@ -43,9 +43,9 @@ def measure_sqnr(
 
         def compare(node: Node, x: Tensor, held: dict[str, Tensor] = held) -> Tensor:
             name = simulated[node]
-            exact = held.pop(name).double()
-            signal[name] += float(exact.square().sum())
-            noise[name] += float((exact - x.double()).square().sum())
+            exact = held.pop(name)
+            signal[name] += float(exact.square().sum(dtype=torch.float64))
+            noise[name] += float((exact - x).square().sum(dtype=torch.float64))
             return x
 
         observe(float_graph, part, set(originals), keep)

@@ -22,12 +22,12 @@ class RoundingProblem:
     grid: Grid
 
     def position(self) -> Tensor:
-        """Where each weight lies between the codes: ``weight / scale + zero_point``, not yet an integer."""
-        dimensions = self.weight.ndim
-        return self.weight / self.grid.along(self.scale, dimensions) + self.grid.along(self.zero_point, dimensions)
+        """Where each weight lies between the codes, counted from the zero point: ``weight / scale``, not yet an integer."""
+        return self.weight / self.grid.along(self.scale, self.weight.ndim)
 
     def codes(self, integers: Tensor) -> Quantized:
-        """The given integers, clipped to the grid."""
+        """The given integers, counted from the zero point, clipped to the grid."""
+        integers = integers + self.grid.along(self.zero_point, self.weight.ndim)
         return Quantized(integers.clamp(self.grid.minimum, self.grid.maximum), self.scale, self.zero_point, self.grid)
 
 

@@ -1,6 +1,6 @@
 """Round up: the other extreme of the paper's first study (Nagel et al. 2020, Table 1).
 
-    codes = ceil(w / s + z)        clipped to the grid
+    codes = ceil(w / s) + z        clipped to the grid
 
 w: the weight, s: its scale, z: its zero point. No deviation.
 """

@@ -1,6 +1,6 @@
 """Round to nearest, half to even: the smallest change of each weight.
 
-    codes = round(w / s + z)        clipped to the grid
+    codes = round(w / s) + z        clipped to the grid
 
 w: the weight, s: its scale, z: its zero point. No deviation.
 """

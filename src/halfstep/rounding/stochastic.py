@@ -1,6 +1,6 @@
 """Stochastic rounding: up with a probability that makes it right on average.
 
-    codes = floor(w / s + z) + 1  with probability  p = w / s + z - floor(w / s + z),   else floor(w / s + z)
+    codes = floor(w / s) + z + 1  with probability  p = w / s - floor(w / s),   else floor(w / s) + z
 
 w: the weight, s: its scale, z: its zero point. Gupta et al. 2015, "Deep learning with limited numerical precision", section 3. No deviation.
 """
@@ -23,5 +23,6 @@ class Stochastic(AbstractRounding):
     def round(self, problem: RoundingProblem, generator: torch.Generator) -> Quantized:
         """One code for each weight, drawn from ``generator``."""
         position = problem.position()
-        threshold = torch.rand(position.shape, generator=generator, dtype=position.dtype)
-        return problem.codes(torch.floor(position + threshold))
+        below = torch.floor(position)
+        drawn = torch.rand(position.shape, generator=generator, dtype=position.dtype)
+        return problem.codes(below + (drawn < position - below))

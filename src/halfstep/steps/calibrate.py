@@ -36,6 +36,10 @@ class Calibrate(AbstractStep):
     weights: Spec = "mse"
     activations: Spec = "mse"
 
+    def full_spec(self) -> Spec:
+        """With the options of both range estimators written out."""
+        return {self.name: {role: RANGES.create(getattr(self, role)).full_spec() for role in ("weights", "activations")}}
+
     @field_validator("weights", "activations")
     @classmethod
     def _is_a_range(cls, value: Spec) -> Spec:

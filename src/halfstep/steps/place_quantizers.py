@@ -21,6 +21,7 @@ every convolution and on both branches of an add.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import final
 
 from torch.fx import GraphModule, Node
@@ -46,8 +47,10 @@ class PlaceQuantizers(AbstractStep):
     def apply(self, graph: GraphModule, context: Context) -> GraphModule:
         """Plan on the float graph, then insert."""
         owners = plan(graph, context.scheme)
-        grids = {owner: context.scheme.activation_grid(Place(owner.meta["name"])) for owner in set(owners.values())}
-        shared = {owner: (_path(owner), UniformQuantizer(grid)) for owner, grid in grids.items() if grid is not None}
+        places = _places(graph)
+        grids = {owner: context.scheme.activation_grid(places[owner]) for owner in dict.fromkeys(owners.values())}
+        paths = _paths(graph)
+        shared = {owner: (paths[owner], UniformQuantizer(grid)) for owner, grid in grids.items() if grid is not None}
         for node, owner in owners.items():
             if owner in shared:
                 insert_quantizer(graph, node, *shared[owner])
@@ -61,6 +64,20 @@ class PlaceQuantizers(AbstractStep):
             bias = quantizer_of(layer.bias)
             if bias is not None and (quantizer_of(layer.input) is None or quantizer_of(layer.weight) is None):
                 raise GraphError(f"The bias of '{layer.name}' has a grid, its input or weight has none.")
+
+
+def _places(graph: GraphModule) -> dict[Node, Place]:
+    """The place of every node's output: a clip that is fused into an operator stands for that operator."""
+    layers = [layer.node for layer in weighted_layers(graph)]
+    places: dict[Node, Place] = {}
+    for node in graph.graph.nodes:
+        clip = clip_behind(node)
+        is_first, is_last = node in layers[:1], node in layers[-1:]
+        place = Place(str(node.meta["name"]), is_first, is_last, None if clip is None else str(clip.meta["name"]))
+        places.setdefault(node, place)
+        if clip is not None:
+            places[clip] = place
+    return places
 
 
 def plan(graph: GraphModule, scheme: Scheme) -> dict[Node, Node]:
@@ -123,17 +140,19 @@ def _is_float_tensor(node: Node) -> bool:
     return dtype is not None and dtype.is_floating_point
 
 
-def _path(node: Node) -> str:
-    """Where the quantizer of a node's output lives; two names that differ in their punctuation alone get two paths."""
-    plain = re.sub(r"\W", "_", str(node.meta["name"]))
-    names = [str(other.meta["name"]) for other in node.graph.nodes]
-    twins = [name for name in names if re.sub(r"\W", "_", name) == plain]
-    number = twins.index(str(node.meta["name"]))
-    return f"quantizers.{plain}" if number == 0 else f"quantizers.{plain}_{number + 1}"
+def _paths(graph: GraphModule) -> dict[Node, str]:
+    """Where the quantizer of each node's output lives; names that differ in their punctuation alone get different paths."""
+    uses: Counter[str] = Counter()
+    paths = {}
+    for node in graph.graph.nodes:
+        plain = re.sub(r"\W", "_", str(node.meta["name"]))
+        uses[plain] += 1
+        paths[node] = f"quantizers.{plain}" if uses[plain] == 1 else f"quantizers.{plain}__{uses[plain]}"
+    return paths
 
 
 def _quantize_weights(graph: GraphModule, scheme: Scheme) -> None:
-    layers = weighted_layers(graph)
+    layers, paths = weighted_layers(graph), _paths(graph)
     for index, layer in enumerate(layers):
         if layer.weight.op != "get_attr":
             continue
@@ -142,14 +161,15 @@ def _quantize_weights(graph: GraphModule, scheme: Scheme) -> None:
         grid = scheme.weight_grid(place, layer.output_axis if has_own_axis else None)
         if grid is not None:
             size = None if grid.channel_axis is None else attribute(graph, layer.weight).shape[grid.channel_axis]
-            insert_quantizer(graph, layer.weight, _path(layer.weight), UniformQuantizer(grid, size))
+            insert_quantizer(graph, layer.weight, paths[layer.weight], UniformQuantizer(grid, size))
 
 
 def _quantize_biases(graph: GraphModule) -> None:
+    paths = _paths(graph)
     for layer in weighted_layers(graph):
         sources = quantizer_of(layer.input), quantizer_of(layer.weight)
         if layer.bias is not None and layer.bias.op == "get_attr" and all(isinstance(source, UniformQuantizer) for source in sources):
-            path = f"{_path(layer.bias)}_of_{layer.node.name}"
+            path = f"{paths[layer.bias]}_of_{layer.node.name}"
             insert_quantizer(graph, layer.bias, path, _bias_quantizer(layer, sources), user=layer.node)  # type: ignore[arg-type]
 
 

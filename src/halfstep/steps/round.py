@@ -1,4 +1,9 @@
-"""Choose the code of every weight and store the weight on its grid: the methods are in ``rounding/``."""
+"""Choose the code of every weight and store the weight on its grid: the methods are in ``rounding/``.
+
+    w <- (codes - z) s          codes = rounding(w / s) + z, clipped to the grid
+
+w: the weight, s: its scale, z: its zero point.
+"""
 
 from __future__ import annotations
 

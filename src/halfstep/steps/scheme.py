@@ -61,11 +61,16 @@ class Override(LayerTypes):
 
 @dataclass(frozen=True)
 class Place:
-    """A layer's name, and whether it is the first or the last with weights."""
+    """A layer's name, and whether it is the first or the last with weights. clip: the name of the ReLU or clip fused into it."""
 
     name: str
     is_first: bool = False
     is_last: bool = False
+    clip: str | None = None
+
+
+def _fits(place: Place, pattern: str) -> bool:
+    return any(name is not None and fnmatch.fnmatchcase(name, pattern) for name in (place.name, place.clip))
 
 
 class Scheme(Method):
@@ -91,6 +96,6 @@ class Scheme(Method):
 
     def _type(self, role: str, place: Place) -> str | None:
         entries: list[LayerTypes] = [entry for entry in (place.is_first and self.first_layer, place.is_last and self.last_layer) if entry]
-        entries += [entry for entry in self.overrides if fnmatch.fnmatchcase(place.name, entry.pattern)]
+        entries += [entry for entry in self.overrides if _fits(place, entry.pattern)]
         types: list[Any] = [getattr(entry, role) for entry in entries]
         return next((chosen for chosen in reversed(types) if chosen), None)

@@ -32,6 +32,8 @@ def load_model(spec: str, state_dict: str | Path | None = None) -> nn.Module | E
             "('package.module:factory' or a torch.export .pt2 file)."
         )
     if spec.endswith(".pt2"):
+        if state_dict is not None:
+            raise ModelError(f"'{spec}' holds its own weights: leave --state-dict out, or pass the factory the network comes from.")
         return _load_program(Path(spec))
     if spec.endswith(_PICKLES):
         raise ModelError(
@@ -89,5 +91,7 @@ def _load_weights(model: nn.Module, path: Path) -> None:
 def _is_pickle(path: Path) -> bool:
     """By its first bytes: a zip archive (torch's format) or a pickle protocol mark."""
     with path.open("rb") as file:
-        head = file.read(4)
+        head = file.read(9)
+    if head[8:] == b"{":
+        return False  # safetensors: the length of the header, then the header, which is JSON
     return head[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")

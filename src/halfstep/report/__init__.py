@@ -1,0 +1,1 @@
+"""What was lost, and where: measurements, tables, the HTML page."""

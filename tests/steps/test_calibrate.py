@@ -1,0 +1,132 @@
+"""Scales: where they come from, and the guards for channels and biases no scale fits."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import halfstep as hs
+import zoo
+from halfstep.errors import CalibrationError, GraphError, RecipeError
+from halfstep.graph.edges import behind_quantizer, quantizer_of
+from halfstep.graph.run import run
+from halfstep.graph.serialize import duplicate
+from halfstep.quantizers import AccumulatorQuantizer, UniformQuantizer, quantizers
+from halfstep.recipes import Recipe
+from halfstep.steps import Calibrate
+from halfstep.workflow.result import Result
+
+
+def scale_of(result: Result, name: str) -> Tensor:
+    return quantizer_named(result, name).scale
+
+
+def quantizer_named(result: Result, name: str) -> UniformQuantizer:
+    found = (n for n in result.model.graph.nodes if quantizer_of(n) is not None and behind_quantizer(n).meta["name"] == name)
+    quantizer = quantizer_of(next(found))
+    assert isinstance(quantizer, (UniformQuantizer, AccumulatorQuantizer))
+    return quantizer
+
+
+def min_max() -> Recipe:
+    return Recipe.load("int8").model_copy(
+        update={"steps": ("fold_batch_norm", "place_quantizers", {"calibrate": {"weights": "min_max", "activations": "min_max"}}, "round")}
+    )
+
+
+@pytest.mark.parametrize("name", zoo.REPRESENTATIVE)
+def test_every_quantizer_has_a_scale_and_is_on(name: str) -> None:
+    for path, quantizer in quantizers(zoo.quantized(name).model):
+        assert quantizer.is_enabled and quantizer.is_calibrated, path
+        assert bool((quantizer.scale > 0).all()) and bool(torch.isfinite(quantizer.scale).all())
+        assert bool(((quantizer.zero_point >= quantizer.grid.minimum) & (quantizer.zero_point <= quantizer.grid.maximum)).all())
+
+
+def test_scales_by_hand() -> None:
+    """min_max: the input's range over 255 steps, each row of the weight over 127."""
+    result = hs.quantize(zoo.ZOO["bias_free"].model(), zoo.calibration_of("bias_free"), min_max())
+    x, weight = zoo.calibration_of("bias_free"), zoo.ZOO["bias_free"].model()[0].weight.detach()
+    assert float(scale_of(result, "input")) == pytest.approx(float(x.max() - x.min()) / 255, rel=1e-6)
+    assert torch.allclose(scale_of(result, "0.weight"), weight.abs().amax(1) / 127, rtol=1e-6)
+
+
+def test_a_dead_channel_takes_the_largest_scale_and_stays_zero() -> None:
+    result = zoo.quantized("dead_channel")
+    scale = scale_of(result, "0.weight")
+    assert scale[2] == scale.max() > 0
+    weight = result.model.get_parameter("0.weight")
+    assert torch.equal(weight[2], torch.zeros_like(weight[2]))
+    inputs = zoo.ZOO["dead_channel"].inputs(seed=8)
+    # uint8 activations over three edges and int8 weights: errors of half a step of 1/255 each in range; 5 % is an order above their sum.
+    assert zoo.relative(run(result.model, inputs), zoo.eager("dead_channel", inputs)[0]) <= 0.05
+
+
+def test_a_weight_that_is_all_zero() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3)).eval()
+    with torch.no_grad():
+        model[0].weight.zero_()
+    result = hs.quantize(model, torch.randn(16, 4))
+    x = torch.randn(3, 4)
+    with torch.no_grad():
+        # every input gives the same output: one bias code (far below a step), one activation code and the second layer's codes
+        assert zoo.relative(run(result.model, (x,)), model(x)) <= 0.05
+
+
+def test_a_large_bias_fits_into_32_bits() -> None:
+    result = zoo.quantized("large_bias")
+    codes = quantizer_named(result, "0.bias").quantize(result.model.get_parameter("0.bias")).codes
+    assert codes.abs().max() <= 2**30 * (1 + 1e-6)
+    inputs = zoo.ZOO["large_bias"].inputs(seed=8)
+    assert zoo.relative(run(result.model, inputs), zoo.eager("large_bias", inputs)[0]) <= 0.05
+
+
+def test_a_large_bias_with_one_scale_for_the_whole_tensor() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3)).eval()
+    with torch.no_grad():
+        model[0].weight.mul_(1e-9)
+    result = hs.quantize(model, torch.randn(16, 4), "int8-per-tensor")
+    codes = quantizer_named(result, "0.bias").quantize(result.model.get_parameter("0.bias")).codes
+    assert codes.abs().max() <= 2**30 * (1 + 1e-6)
+
+
+def test_a_shared_layer_fits_both_of_its_inputs() -> None:
+    result = zoo.quantized("shared")
+    assert len({id(q) for path, q in quantizers(result.model) if "weight" in path and "of" not in path}) == 2
+    inputs = zoo.ZOO["shared"].inputs(seed=8)
+    assert zoo.relative(run(result.model, inputs), zoo.eager("shared", inputs)[0]) <= 0.1
+
+
+def test_activations_that_are_always_zero_are_refused_with_the_way_out() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()
+    with torch.no_grad():
+        model[0].weight.zero_()
+        model[0].bias.fill_(-1)
+    with pytest.raises(CalibrationError, match=r"output of '1' is 0 for every calibration input.*pattern: '1', activations: float"):
+        hs.quantize(model, torch.randn(8, 3, 4, 4))
+    recipe = Recipe.load("int8")
+    scheme = recipe.scheme.model_copy(update={"overrides": (hs.Recipe.parse({"name": "x", "steps": [], "scheme": {
+        "overrides": [{"pattern": "1", "activations": "float"}]}}).scheme.overrides)})  # fmt: skip
+    hs.quantize(model, torch.randn(8, 3, 4, 4), recipe.model_copy(update={"scheme": scheme}))  # the way out is one
+
+
+def test_constant_activations_that_are_not_zero_are_fine() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)).eval()
+    with torch.no_grad():
+        model[0].weight.zero_()
+        model[0].bias.fill_(0.7)
+    result = hs.quantize(model, torch.randn(8, 4))
+    assert zoo.relative(run(result.model, (torch.zeros(2, 4),)), model(torch.zeros(2, 4)).detach()) <= 0.02
+
+
+def test_a_promise_that_is_not_kept() -> None:
+    graph = duplicate(zoo.quantized("residual").model)
+    path, quantizer = next(iter(quantizers(graph)))
+    quantizer.is_enabled = False
+    with pytest.raises(GraphError, match=f"'{path}' has no scale after calibration"):
+        Calibrate().ensures(graph)
+
+
+def test_unknown_ranges_are_refused_when_the_step_is_made() -> None:
+    with pytest.raises(RecipeError, match="Did you mean 'min_max'"):
+        Calibrate(weights="minmax")

@@ -1,0 +1,137 @@
+"""The pipeline: one pass over the data for everything, promises checked, data that are empty or broken."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+
+import zoo
+from halfstep.errors import CalibrationError, GraphError
+from halfstep.graph.run import run
+from halfstep.graph.statistics import Statistics
+from halfstep.steps import AbstractStep, Calibrate, Context, FoldBatchNorm, PlaceQuantizers, Round, Scheme
+from halfstep.steps.pipeline import Outcome, run_steps
+from halfstep.stopwatch import Stopwatch
+
+
+class Passes:
+    """Calibration data that count how often they are passed over."""
+
+    def __init__(self, name: str = "residual", num_batches: int = 3) -> None:
+        self.name, self.num_batches, self.count = name, num_batches, 0
+
+    def __call__(self) -> Iterator[tuple[Tensor, ...]]:
+        self.count += 1
+        return (zoo.ZOO[self.name].inputs(5, seed) for seed in range(self.num_batches))
+
+
+def run_all(steps: list[AbstractStep], batches: Passes, statistics: Statistics | None = None, seen: list[object] | None = None) -> Outcome:
+    context = Context(Scheme(), statistics or Statistics("x"), torch.Generator().manual_seed(0))
+
+    def progress(phase: str, done: int, total: int | None) -> None:
+        if seen is not None:
+            seen.append((phase, done, total))
+
+    return run_steps(zoo.captured(batches.name), steps, context, batches, 15, progress, Stopwatch())
+
+
+STEPS = [FoldBatchNorm(), PlaceQuantizers(), Calibrate(), Round()]
+
+
+class Needing(AbstractStep):
+    """A step that needs statistics of its own and keeps what was there when it ran."""
+
+    names: tuple[str, ...]
+
+    def needs(self, graph: GraphModule) -> set[str]:
+        return set(self.names)
+
+    def apply(self, graph: GraphModule, context: Context) -> GraphModule:
+        assert set(self.names) <= set(context.statistics.histograms)
+        return graph
+
+
+def test_the_data_are_passed_once() -> None:
+    batches, statistics = Passes(), Statistics("x")
+    run_all(STEPS, batches, statistics)
+    assert batches.count == 1 and statistics.num_samples == 15
+
+
+def test_once_for_all_steps_that_need_something() -> None:
+    batches, statistics = Passes(), Statistics("x")
+    run_all(
+        [FoldBatchNorm(), PlaceQuantizers(), Needing(names=("add", "conv2")), Calibrate(), Needing(names=("flatten",))], batches, statistics
+    )
+    assert batches.count == 1
+    assert {"add", "conv2", "flatten", "x"} <= set(statistics.histograms)
+
+
+def test_not_at_all_without_need_or_with_statistics_at_hand() -> None:
+    batches = Passes()
+    run_all([FoldBatchNorm(), PlaceQuantizers()], batches)
+    assert batches.count == 0
+    statistics = Statistics("x")
+    first = run_all(STEPS, batches, statistics)
+    second = run_all(STEPS, batches, statistics)
+    assert batches.count == 1
+    inputs = zoo.ZOO["residual"].inputs()
+    assert torch.equal(run(first.graph, inputs), run(second.graph, inputs))
+
+
+def test_statistics_are_of_the_float_network() -> None:
+    """A step that asks after calibration does not see quantized activations."""
+    statistics = Statistics("x")
+    run_all([*STEPS, Needing(names=("fc",))], Passes(), statistics)
+    reference = Statistics("x")
+    run_all([FoldBatchNorm(), PlaceQuantizers(), Needing(names=("fc",))], Passes(), reference)
+    assert torch.equal(statistics.histograms["fc"].to_tensor(), reference.histograms["fc"].to_tensor())
+
+
+def test_the_reference_is_the_float_network() -> None:
+    outcome, inputs = run_all(STEPS, Passes()), zoo.ZOO["residual"].inputs()
+    assert zoo.relative(run(outcome.reference, inputs), zoo.eager("residual", inputs)[0]) <= 1e-5  # folded, see test_fold_batch_norm.py
+    assert not torch.equal(run(outcome.graph, inputs), run(outcome.reference, inputs))
+    assert [n.meta["name"] for n in outcome.graph.graph.nodes] == [n.meta["name"] for n in outcome.reference.graph.nodes]
+
+
+def test_progress_is_told() -> None:
+    seen: list[object] = []
+    run_all(STEPS, Passes(), seen=seen)
+    assert [entry for entry in seen if entry[0] == "statistics"] == [("statistics", 5, 15), ("statistics", 10, 15), ("statistics", 15, 15)]
+    assert [entry[0] for entry in seen if entry[0] != "statistics"] == ["fold_batch_norm", "place_quantizers", "calibrate", "round"]
+
+
+def test_empty_data() -> None:
+    with pytest.raises(CalibrationError, match="calibration data are empty: give at least one batch"):
+        run_all(STEPS, Passes(num_batches=0))
+
+
+def test_a_step_that_breaks_its_promise() -> None:
+    class Broken(AbstractStep):
+        def apply(self, graph: GraphModule, context: Context) -> GraphModule:
+            return graph
+
+        def ensures(self, graph: GraphModule) -> None:
+            raise GraphError("It does not hold.")
+
+    with pytest.raises(GraphError, match="It does not hold"):
+        run_all([FoldBatchNorm(), Broken(), PlaceQuantizers()], Passes())
+
+
+def test_a_step_that_breaks_the_graph() -> None:
+    class Breaking(AbstractStep):
+        def apply(self, graph: GraphModule, context: Context) -> GraphModule:
+            next(node for node in graph.graph.nodes if node.meta["name"] == "relu").meta["name"] = "add"
+            return graph
+
+    with pytest.raises(GraphError, match="2 nodes are called 'add'"):
+        run_all([Breaking()], Passes())
+
+
+def test_a_step_that_needs_a_tensor_that_does_not_exist() -> None:
+    with pytest.raises((CalibrationError, GraphError), match="nowhere"):
+        run_all([Needing(names=("nowhere",))], Passes())

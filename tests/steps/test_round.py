@@ -1,0 +1,73 @@
+"""Rounding stores weights on their grid, by the method the recipe names."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+import halfstep as hs
+import zoo
+from halfstep.errors import GraphError, RecipeError
+from halfstep.graph.edges import behind_quantizer, quantizer_of
+from halfstep.graph.edit import attribute
+from halfstep.graph.operators import weighted_layers
+from halfstep.graph.serialize import duplicate
+from halfstep.recipes import Recipe
+from halfstep.rounding import ROUNDINGS
+from halfstep.steps import Round
+from halfstep.workflow.result import Result
+
+
+def rounded(method: str, seed: int = 0, recipe: str = "int8") -> Result:
+    steps = ("fold_batch_norm", "place_quantizers", "calibrate", {"round": {"method": method}})
+    return hs.quantize(
+        zoo.ZOO["residual"].model(), zoo.calibration_of("residual"), Recipe.load(recipe).model_copy(update={"steps": steps}), seed=seed
+    )
+
+
+def positions(result: Result) -> list[tuple[Tensor, Tensor]]:
+    """(real weight, its rounded one), both in steps of the grid."""
+    pairs = []
+    for layer in weighted_layers(result.model):
+        quantizer, source = quantizer_of(layer.weight), behind_quantizer(layer.weight)
+        scale = quantizer.grid.along(quantizer.scale, 4 if "conv" in layer.name else 2)
+        real = dict(result.float_model.named_parameters())[str(source.target)]
+        pairs.append((real.detach() / scale, attribute(result.model, source).detach() / scale))
+    return pairs
+
+
+@pytest.mark.parametrize("method", list(ROUNDINGS))
+@pytest.mark.parametrize("recipe", ["int8", "w4a8"])
+def test_weights_lie_on_their_grid(method: str, recipe: str) -> None:
+    result = rounded(method, recipe=recipe)
+    Round().ensures(result.model)
+    for real, stored in positions(result):
+        assert torch.allclose(stored, stored.round(), atol=1e-4)  # a code of up to 127 times its scale, over its scale: 127 * 2^-23
+        inside = real.abs() < 7
+        assert float((real - stored)[inside].abs().max()) <= 1 + 1e-4  # no method goes beyond the two codes around a weight
+
+
+def test_nearest_floor_and_ceil() -> None:
+    for method, lowest, highest in (("nearest", -0.5, 0.5), ("floor", 0.0, 1.0), ("ceil", -1.0, 0.0)):
+        for real, stored in positions(rounded(method)):
+            inside = real.abs() < 126
+            assert float((real - stored)[inside].min()) >= lowest - 1e-4 and float((real - stored)[inside].max()) <= highest + 1e-4
+
+
+def test_random_rounding_follows_the_seed() -> None:
+    first, again, other = (rounded("stochastic", seed).model.get_parameter("conv2.weight") for seed in (3, 3, 4))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_a_promise_that_is_not_kept() -> None:
+    graph = duplicate(zoo.quantized("residual").model)
+    with torch.no_grad():
+        graph.get_parameter("conv2.weight")[0, 0, 0, 0] += 0.3 * float(quantizer_of(weighted_layers(graph)[1].weight).scale[0])
+    with pytest.raises(GraphError, match="weight of 'conv2' does not lie on its grid"):
+        Round().ensures(graph)
+
+
+def test_unknown_methods_are_refused_when_the_step_is_made() -> None:
+    with pytest.raises(RecipeError, match="Did you mean 'nearest'"):
+        Round(method="nearst")
