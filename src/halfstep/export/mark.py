@@ -15,6 +15,7 @@ from torch.fx import GraphModule, Node
 
 from halfstep.errors import ExportError
 from halfstep.graph.edges import behind_quantizer, quantizer_of
+from halfstep.graph.edit import add_parameter, attribute, finish
 from halfstep.graph.serialize import duplicate
 from halfstep.quantizers import AbstractQuantizer, AccumulatorQuantizer, UniformQuantizer
 
@@ -33,15 +34,23 @@ def _edge_shape(x: Tensor, name: str) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Constant:
+    """A stored tensor with a quantizer. is_transposed: the file holds it with its two axes swapped."""
+
+    quantizer: AbstractQuantizer
+    is_transposed: bool = False
+
+
+@dataclass(frozen=True)
 class Marked:
     """A graph ready for the exporter, and what its markers and parameters stand for.
 
-    edges: by marker name (the user's name of the tensor), its quantizer. constants: by parameter path, the quantizer of a weight or bias.
+    edges: by marker name (the user's name of the tensor), its quantizer. constants: by parameter path, weights and biases.
     """
 
     graph: GraphModule
     edges: dict[str, AbstractQuantizer]
-    constants: dict[str, AbstractQuantizer]
+    constants: dict[str, Constant]
 
 
 def mark(graph: GraphModule) -> Marked:
@@ -56,15 +65,40 @@ def mark(graph: GraphModule) -> Marked:
         source = behind_quantizer(node)
         if source.op == "get_attr" and quantizer.is_enabled:
             _remove(node, source)
-            marked.constants[str(source.target)] = quantizer
+            marked.constants[str(source.target)] = Constant(quantizer)
         elif quantizer.is_enabled:
             name = str(source.meta["name"])
             _replace_by_marker(marked.graph, node, source, name)
             marked.edges[name] = quantizer
         else:
             _remove(node, source)
-    marked.graph.recompile()
+    _linear_as_matmul(marked)
+    finish(marked.graph)
     return marked
+
+
+def _linear_as_matmul(marked: Marked) -> None:
+    """A linear layer on more than two axes becomes a product with its transposed weight, as ONNX has it, plus its bias.
+
+    Left to an exporter, the transposition is carried out on the weight's way out and its codes are lost.
+    """
+    graph = marked.graph.graph
+    for node in [n for n in graph.nodes if n.target is torch.ops.aten.linear.default and len(n.meta["shape"]) != 2]:
+        x, weight, bias = (*node.args, None)[:3]
+        if not (isinstance(weight, Node) and weight.op == "get_attr"):
+            continue
+        path = f"{weight.target}_transposed"
+        swapped = add_parameter(marked.graph, path, attribute(marked.graph, weight).T.contiguous(), before=node)
+        if str(weight.target) in marked.constants:
+            marked.constants[path] = Constant(marked.constants[str(weight.target)].quantizer, is_transposed=True)
+        with graph.inserting_before(node):
+            result = graph.call_function(torch.ops.aten.matmul.default, (x, swapped))
+            result.meta = dict(node.meta)
+            if bias is not None:
+                result = graph.call_function(torch.ops.aten.add.Tensor, (result, bias))
+                result.meta = dict(node.meta)
+        node.replace_all_uses_with(result)
+        graph.erase_node(node)
 
 
 def _remove(node: Node, source: Node) -> None:

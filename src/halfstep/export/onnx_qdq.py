@@ -36,4 +36,4 @@ def export_onnx(graph: GraphModule, path: Path, samples: tuple[Tensor, ...]) -> 
     rewrite(model, marked)
     with atomic_path(Path(path)) as temporary:
         ir.save(model, temporary)
-        return verify(graph, temporary, samples)
+        return verify(graph, temporary, samples, Path(path).name)

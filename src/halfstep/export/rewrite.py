@@ -22,7 +22,8 @@ import onnx_ir as ir
 import onnx_ir.passes.common
 import torch
 
-from halfstep.export.mark import DOMAIN, Marked
+from halfstep.errors import ExportError
+from halfstep.export.mark import DOMAIN, Constant, Marked
 from halfstep.grid import Grid
 from halfstep.quantizers import AbstractQuantizer, UniformQuantizer
 
@@ -41,9 +42,12 @@ def codes_name(edge: str) -> str:
 def rewrite(model: ir.Model, marked: Marked) -> ir.Model:
     """``model`` as PyTorch's exporter wrote it, changed in place into its integer form."""
     _mean_to_global_pool(model.graph)
-    for name, quantizer in marked.constants.items():
+    read = {str(node.target) for node in marked.graph.graph.nodes if node.op == "get_attr"}
+    for name, constant in marked.constants.items():
         if name in model.graph.initializers:
-            _store_codes(model.graph, model.graph.initializers[name], quantizer)
+            _store_codes(model.graph, model.graph.initializers[name], constant)
+        elif name in read:
+            raise ExportError(f"PyTorch's exporter folded '{name}' into something else, and its codes are lost. Report this as a defect.")
     for node in [node for node in model.graph if node.domain == DOMAIN]:
         _quantize_edge(model.graph, node, marked.edges)
     _pad_on_codes(model.graph)
@@ -74,14 +78,15 @@ def _initializer(graph: ir.Graph, name: str, array: np.ndarray[Any, Any], data_t
     return graph.initializers[name]
 
 
-def _store_codes(graph: ir.Graph, value: ir.Value, quantizer: AbstractQuantizer) -> None:
+def _store_codes(graph: ir.Graph, value: ir.Value, constant: Constant) -> None:
     """Replace a float initializer by the codes of its quantizer and a DequantizeLinear."""
     assert value.name is not None and value.const_value is not None
-    name, grid = value.name, quantizer.grid
-    real = torch.from_numpy(np.array(value.const_value.numpy()))
+    name, grid = value.name, constant.quantizer.grid
+    stored_as = torch.from_numpy(np.array(value.const_value.numpy()))
     users = list(value.uses())
-    quantized = quantizer.quantize(real)
-    codes = quantized.codes.detach().to(torch.int64).numpy()
+    quantized = constant.quantizer.quantize(stored_as.T if constant.is_transposed else stored_as)
+    integers = quantized.codes.detach().to(torch.int64)
+    codes = (integers.T.contiguous() if constant.is_transposed else integers).numpy()
     data_type = _storage(grid, is_constant=True)
     is_nibble = grid.bits <= 4
     narrow = (ir.DataType.INT4 if grid.signed else ir.DataType.UINT4) if is_nibble else data_type
@@ -94,7 +99,7 @@ def _store_codes(graph: ir.Graph, value: ir.Value, quantizer: AbstractQuantizer)
     if grid.bits <= 16:  # a bias has none; a weight's is written even where it is 0: without it ONNX Runtime leaves Gemm in float
         zero_point = quantized.zero_point.to(torch.int64).numpy()
         inputs.append(_initializer(graph, f"{name}.zero_point", zero_point.astype(data_type.numpy()), data_type))
-    axis = {} if grid.channel_axis is None else {"axis": grid.channel_axis}
+    axis = {} if grid.channel_axis is None else {"axis": 1 - grid.channel_axis if constant.is_transposed else grid.channel_axis}
     dequantized = _insert(graph, first, "DequantizeLinear", inputs, f"{name}.real", ir.DataType.FLOAT, **axis)
     for use in users:
         use.node.replace_input_with(use.idx, dequantized)
@@ -177,7 +182,11 @@ def _pad_on_codes(graph: ir.Graph) -> None:
         after = [use.node for use in node.outputs[0].uses()]
         if before is None or before.op_type != "DequantizeLinear" or len(after) != 1 or after[0].op_type != "QuantizeLinear":
             continue
-        if not _same_grid(before, after[0]) or ("mode" in node.attributes and node.attributes["mode"].as_string() != "constant"):
+        if (
+            not _pads_with_zero(node)
+            or not _same_grid(before, after[0])
+            or ("mode" in node.attributes and node.attributes["mode"].as_string() != "constant")
+        ):
             continue
         inputs = [before.inputs[0], node.inputs[1], before.inputs[2], *node.inputs[3:]]
         codes = after[0].outputs[0]
@@ -186,6 +195,10 @@ def _pad_on_codes(graph: ir.Graph) -> None:
         _replace(graph, codes, padded)
         graph.remove([after[0], node], safe=True)
         padded.name = name
+
+
+def _pads_with_zero(pad: ir.Node) -> bool:
+    return _constant(pad, 2, 0.0) == 0.0
 
 
 def _same_grid(first: ir.Node, second: ir.Node) -> bool:

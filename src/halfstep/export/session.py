@@ -12,7 +12,8 @@ import onnx
 import onnxruntime
 from torch import Tensor
 
-from halfstep.errors import ExportError
+from halfstep.errors import DataError, ExportError
+from halfstep.graph.run import cut_to
 
 
 def open_session(model: Path | bytes, num_threads: int = 1, optimized_path: Path | None = None) -> onnxruntime.InferenceSession:
@@ -30,11 +31,29 @@ def open_session(model: Path | bytes, num_threads: int = 1, optimized_path: Path
 
 
 def run_session(session: onnxruntime.InferenceSession, inputs: tuple[Tensor, ...]) -> dict[str, np.ndarray[Any, Any]]:
-    """All outputs by name; inputs in the order of the model's."""
-    names = [value.name for value in session.get_inputs()]
-    feed = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
-    outputs = [value.name for value in session.get_outputs()]
-    return dict(zip(outputs, session.run(outputs, feed), strict=True))
+    """All outputs by name; inputs in the order of the model's. A file of fixed batch size gets its batches cut and filled up to it.
+
+    Raises `DataError` where the inputs do not fit the file.
+    """
+    expected = session.get_inputs()
+    fits = len(expected) == len(inputs) and all(_fits(value.shape, x) for value, x in zip(expected, inputs, strict=True))
+    if not fits:
+        wanted = "; ".join(f"'{value.name}' {value.shape}" for value in expected)
+        raise DataError(
+            f"The ONNX file takes {wanted}, the data is {', '.join(str(list(x.shape)) for x in inputs)}. Check the preprocessing."
+        )
+    size = expected[0].shape[0] if expected[0].shape else None
+    parts = cut_to(inputs, size) if isinstance(size, int) else [(inputs, len(inputs[0]))]
+    names = [value.name for value in session.get_outputs()]
+    runs = [session.run(names, {value.name: x.numpy() for value, x in zip(expected, part, strict=True)}) for part, _ in parts]
+    if len(runs) == 1 and parts[0][1] == len(parts[0][0][0]):
+        return dict(zip(names, runs[0], strict=True))
+    return {name: np.concatenate(values)[: len(inputs[0])] for name, values in zip(names, zip(*runs, strict=True), strict=True)}
+
+
+def _fits(shape: list[int | str | None], x: Tensor) -> bool:
+    """Whether the axes behind the batch have the sizes the file fixes."""
+    return len(shape) == x.ndim and all(not isinstance(want, int) or want == got for want, got in zip(shape[1:], x.shape[1:], strict=True))
 
 
 def executed_operators(model: Path) -> Counter[str]:

@@ -137,7 +137,7 @@ def _call(writer: Writer, node: Node) -> ir.Value:
 
 def _module(writer: Writer, node: Node) -> ir.Value:
     module, x = module_of(node), writer.value(node.args[0])
-    if isinstance(module, nn.Dropout):
+    if isinstance(module, nn.modules.dropout._DropoutNd):
         return x
     if not isinstance(module, nn.modules.batchnorm._BatchNorm) or module.running_mean is None or module.running_var is None:
         raise Untranslatable(type(module).__name__)

@@ -6,6 +6,7 @@ modules, and every node learns the user's module name. The user's model is left 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import warnings
 from collections.abc import Iterator
@@ -49,31 +50,36 @@ def capture(model: nn.Module | ExportedProgram, inputs: tuple[Tensor, ...]) -> G
 
 
 def _export(model: nn.Module, inputs: tuple[Tensor, ...], notes: list[str]) -> tuple[ExportedProgram, int | None]:
-    """Record ``model`` in eval mode with a free batch size where it allows that, else with the batch size of ``inputs``."""
-    dynamic = tuple({0: Dim("batch", min=1)} for _ in inputs)
+    """Record ``model`` in eval mode with a free batch size where it allows that, else with a batch size it accepts."""
     with in_eval_mode(model), torch.no_grad(), _quiet():
+        size = _working_batch_size(model, inputs)
+        example = tuple(x[:size] for x in inputs)
+        if size > 1:  # torch.export takes a batch of one as fixed
+            with contextlib.suppress(Exception):  # it raises many kinds; the second attempt decides which one matters
+                return torch.export.export(model, example, dynamic_shapes=tuple({0: Dim("batch", min=1)} for _ in inputs)), None
         try:
-            return torch.export.export(model, inputs, dynamic_shapes=dynamic), None
-        except Exception as first:  # torch.export raises many kinds; the second attempt decides which one matters
-            try:
-                program = torch.export.export(model, inputs)
-            except Exception as second:
-                _refuse_inputs(model, inputs)
-                raise ModelError(_explain(model, second)) from second
-            notes.append(f"The model accepts batches of {len(inputs[0])} only: {_first_line(first)}")
-            return program, len(inputs[0])
+            program = torch.export.export(model, example)
+        except Exception as error:
+            raise ModelError(_explain(model, error)) from error
+    notes.append(f"The network was recorded for batches of {size} only: its forward fixes the batch size, or torch.export cannot free it.")
+    return program, size
 
 
-def _refuse_inputs(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    """Raise `DataError` if the model itself, run as it is, cannot take the inputs."""
-    try:
-        model(*inputs)
-    except Exception as error:  # the user's own code
-        shapes = ", ".join(f"{list(x.shape[1:])} ({str(x.dtype).removeprefix('torch.')})" for x in inputs)
-        raise DataError(
-            f"{type(model).__name__} cannot take the data: {_first_line(error)} A sample has the shape {shapes}. "
-            "Check the order of the axes (C, H, W), the number of inputs, and the options --size and --crop."
-        ) from error
+def _working_batch_size(model: nn.Module, inputs: tuple[Tensor, ...]) -> int:
+    """The first batch size the model itself can be run with; `DataError` where it cannot take the inputs at all."""
+    failure: Exception | None = None
+    for size in dict.fromkeys(size for size in (2, 1, 4, 8, 16, 32, len(inputs[0])) if size <= len(inputs[0])):
+        try:
+            model(*(x[:size] for x in inputs))
+        except Exception as error:  # the user's own code
+            failure = failure or error
+        else:
+            return size
+    shapes = ", ".join(f"{list(x.shape[1:])} ({str(x.dtype).removeprefix('torch.')})" for x in inputs)
+    raise DataError(
+        f"{type(model).__name__} cannot take the data: {_first_line(failure or ValueError('there is none'))} A sample has the shape {shapes}. "
+        "Check the order of the axes (C, H, W), the number of inputs, and the options --size and --crop."
+    ) from failure
 
 
 def _explain(model: nn.Module, error: Exception) -> str:

@@ -19,12 +19,11 @@ from torch.fx import GraphModule, Node
 from halfstep.errors import GraphError
 from halfstep.quantizers import AbstractQuantizer, AccumulatorQuantizer
 
-MODULES = (nn.modules.batchnorm._BatchNorm, nn.Dropout, AbstractQuantizer)
+MODULES = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd, AbstractQuantizer)
 
 
 def check(graph: GraphModule) -> None:
     """Raises `GraphError` that names the first node that breaks the form."""
-    graph.graph.lint()
     names = Counter(node.meta.get("name") for node in graph.graph.nodes)
     for node in graph.graph.nodes:
         name = node.meta.get("name")
@@ -33,6 +32,10 @@ def check(graph: GraphModule) -> None:
         if names[name] > 1:
             raise GraphError(f"{names[name]} nodes are called '{name}'.")
         {"call_function": _check_function, "call_module": _check_module, "get_attr": _check_attribute}.get(node.op, _no_check)(graph, node)
+    try:
+        graph.graph.lint()
+    except RuntimeError as error:
+        raise GraphError(f"The graph is not well formed: {error}") from error
 
 
 def _no_check(graph: GraphModule, node: Node) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
@@ -36,17 +37,17 @@ def attribute(graph: GraphModule, node: Node) -> Tensor:
     return value.detach()
 
 
-def insert_quantizer(graph: GraphModule, source: Node, path: str, quantizer: AbstractQuantizer, user: Node | None = None) -> Node:
-    """Put ``quantizer``, entered at ``path`` if it is new, on the edge that leaves ``source``: for one ``user`` or for all of them."""
+def insert_quantizer(
+    graph: GraphModule, source: Node, path: str, quantizer: AbstractQuantizer, users: Collection[Node] | None = None
+) -> Node:
+    """Put ``quantizer``, entered at ``path`` if it is new, on the edge that leaves ``source``: for some ``users`` or for all of them."""
     if not _has_module(graph, path):
         graph.add_submodule(path, quantizer)
     with graph.graph.inserting_after(source):
         node = graph.graph.call_module(path, (source,))
     node.meta = {**source.meta, "name": _free_name(graph, f"{source.meta['name']}:quantize")}
-    if user is None:
-        source.replace_all_uses_with(node, delete_user_cb=lambda other: other is not node)
-    else:
-        user.replace_input_with(source, node)
+    chosen = set(source.users) if users is None else users
+    source.replace_all_uses_with(node, delete_user_cb=lambda other: other is not node and other in chosen)
     return node
 
 

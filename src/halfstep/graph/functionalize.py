@@ -7,6 +7,7 @@ other operators, which `lift` knows as well.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 
 import torch
@@ -14,6 +15,9 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 
 from halfstep.errors import ModelError
+
+# Operators whose schema promises a new tensor although they may return their input.
+_RETURN_THEIR_INPUT = ("reshape", "dropout", "feature_dropout", "alpha_dropout", "contiguous", "to")
 
 
 def functional_module(program: ExportedProgram) -> GraphModule:
@@ -61,8 +65,10 @@ def _aliases(node: Node) -> bool:
     """Whether the node's output may share memory with its first argument (a view, or an in-place result)."""
     target = node.target
     if not isinstance(target, torch._ops.OpOverload):
-        return False
-    return any(argument.alias_info is not None for argument in target._schema.arguments) or "reshape" in target._schema.name
+        return target is operator.getitem
+    if any(argument.alias_info is not None for argument in target._schema.arguments):
+        return True
+    return target._schema.name.split("::")[1] in _RETURN_THEIR_INPUT
 
 
 def _storage(node: Node) -> set[Node]:

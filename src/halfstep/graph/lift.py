@@ -11,6 +11,7 @@ from torch.fx import GraphModule, Node
 from halfstep.graph.names import module_path
 
 _BATCH_NORM = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
+_FEATURE_DROPOUT = {2: nn.Dropout1d, 3: nn.Dropout1d, 4: nn.Dropout2d, 5: nn.Dropout3d}
 
 
 def lift_modules(graph: GraphModule) -> None:
@@ -24,7 +25,9 @@ def lift_modules(graph: GraphModule) -> None:
                 for user in [user for user in node.users if user.target is operator.getitem and user.args[1] == 0]:
                     _lift_batch_norm(graph, node, user, node.args)
             case "aten.dropout.default":
-                _lift_dropout(graph, node)
+                _lift_dropout(graph, node, nn.Dropout)
+            case "aten.feature_dropout.default":
+                _lift_dropout(graph, node, _FEATURE_DROPOUT[node.meta["val"].ndim])
 
 
 def _lift_batch_norm(graph: GraphModule, node: Node, output: Node, args: tuple[Any, ...]) -> None:
@@ -43,13 +46,13 @@ def _lift_batch_norm(graph: GraphModule, node: Node, output: Node, args: tuple[A
     _call_instead(graph, output, path, x)
 
 
-def _lift_dropout(graph: GraphModule, node: Node) -> None:
+def _lift_dropout(graph: GraphModule, node: Node, kind: type[nn.modules.dropout._DropoutNd]) -> None:
     x, probability, _ = node.args
     path = module_path(node) or f"dropout_{node.name}"
     if type(_submodule(graph, path)) is nn.Module and list(graph.get_submodule(path).named_children()):
         path = f"{path}.{node.name}"  # F.dropout inside a module that holds others
-    if not isinstance(_submodule(graph, path), nn.Dropout):
-        graph.add_submodule(path, nn.Dropout(probability).eval())  # type: ignore[arg-type]
+    if not isinstance(_submodule(graph, path), kind):
+        graph.add_submodule(path, kind(probability).eval())  # type: ignore[arg-type]
     _call_instead(graph, node, path, x)  # type: ignore[arg-type]
 
 

@@ -52,7 +52,7 @@ _NAMES: dict[Role, str] = {
         "max_pool1d max_pool2d max_pool3d adaptive_max_pool2d view reshape flatten unflatten squeeze unsqueeze permute transpose t "
         "movedim slice select narrow chunk split split_with_sizes tensor_split unbind getitem expand repeat contiguous clone alias "
         "detach pad constant_pad_nd pixel_shuffle pixel_unshuffle channel_shuffle upsample_nearest1d upsample_nearest2d "
-        "upsample_nearest3d flip roll Dropout dropout"
+        "upsample_nearest3d flip roll Dropout Dropout1d Dropout2d Dropout3d dropout"
     ),
     Role.FLOAT: (
         "sigmoid tanh silu gelu elu selu celu leaky_relu prelu hardswish hardsigmoid hardshrink softplus mish exp log sqrt rsqrt pow "

@@ -14,31 +14,38 @@ from halfstep.errors import DataError
 
 
 def run(graph: GraphModule, inputs: tuple[Tensor, ...]) -> Any:
-    """``graph(*inputs)`` without gradients. A graph of fixed batch size gets its batches cut and padded to it."""
-    check_inputs(graph, inputs)
-    inputs = _channels_last(inputs)
-    size = graph.meta.get("batch_size")
+    """``graph(*inputs)`` without gradients. A graph of fixed batch size gets its batches cut and filled up to it."""
+    parts = cut(graph, inputs)
     with torch.no_grad():
-        if size is None or len(inputs[0]) == size:
-            return graph(*inputs)
-        outputs = [graph(*part) for part in _parts(inputs, size)]
+        outputs = [graph(*part) for part, _ in parts]
+    return outputs[0] if len(parts) == 1 and parts[0][1] == len(parts[0][0][0]) else join(outputs, len(inputs[0]))
+
+
+def join(outputs: list[Any], num_samples: int) -> Any:
+    """The outputs of consecutive parts as those of one batch of ``num_samples``."""
     leaves = zip(*(pytree.tree_leaves(output) for output in outputs), strict=True)
-    joined = [torch.cat(list(parts))[: len(inputs[0])] if isinstance(parts[0], Tensor) else parts[0] for parts in leaves]
+    joined = [torch.cat(list(parts))[:num_samples] if isinstance(parts[0], Tensor) else parts[0] for parts in leaves]
     return pytree.tree_unflatten(joined, pytree.tree_structure(outputs[0]))
 
 
-def _channels_last(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Images with their channels innermost in memory: convolutions on the CPU are a fifth faster that way, the values are the same."""
-    return tuple(x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for x in inputs)
+def cut(graph: GraphModule, inputs: tuple[Tensor, ...]) -> list[tuple[tuple[Tensor, ...], int]]:
+    """Checked inputs in parts that ``graph`` accepts, each with the number of its real samples: one part where any batch size will do.
+
+    Images get their channels innermost in memory: convolutions on the CPU are a fifth faster that way, the values are the same.
+    """
+    check_inputs(graph, inputs)
+    inputs = tuple(x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for x in inputs)
+    size = graph.meta.get("batch_size")
+    return [(inputs, len(inputs[0]))] if size is None else cut_to(inputs, size)
 
 
-def _parts(inputs: tuple[Tensor, ...], size: int) -> list[tuple[Tensor, ...]]:
-    """Slices of exactly ``size`` samples; the last one is filled up by repeating its first sample."""
+def cut_to(inputs: tuple[Tensor, ...], size: int) -> list[tuple[tuple[Tensor, ...], int]]:
+    """Parts of exactly ``size`` samples, with the number of real ones; the last part is filled up by repeating its first sample."""
     parts = [tuple(x[start : start + size] for x in inputs) for start in range(0, len(inputs[0]), size)]
     missing = size - len(parts[-1][0])
     if missing:
         parts[-1] = tuple(torch.cat([x, x[:1].expand(missing, *x.shape[1:])]) for x in parts[-1])
-    return parts
+    return [(part, size - missing if part is parts[-1] else size) for part in parts]
 
 
 def check_inputs(graph: GraphModule, inputs: tuple[Tensor, ...]) -> None:
@@ -46,6 +53,8 @@ def check_inputs(graph: GraphModule, inputs: tuple[Tensor, ...]) -> None:
     placeholders = [node for node in graph.graph.nodes if node.op == "placeholder"]
     if len(inputs) != len(placeholders):
         raise DataError(f"The network takes {len(placeholders)} input(s), the data gives {len(inputs)}.")
+    if len({len(x) for x in inputs}) > 1:
+        raise DataError(f"The inputs hold different numbers of samples: {', '.join(str(len(x)) for x in inputs)}.")
     for x, node in zip(inputs, placeholders, strict=True):
         shape, dtype = node.meta["shape"], node.meta["dtype"]
         if x.dtype != dtype:
@@ -75,10 +84,6 @@ class Observer(Interpreter):
 
 
 def observe(graph: GraphModule, inputs: tuple[Tensor, ...], nodes: set[Node], see: Callable[[Node, Tensor], Tensor]) -> Any:
-    """`run`, with every tensor of ``nodes`` shown to ``see``; what ``see`` returns goes on in its place."""
-    check_inputs(graph, inputs)
-    inputs = _channels_last(inputs)
-    size = graph.meta.get("batch_size")
-    parts = [inputs] if size is None or len(inputs[0]) == size else _parts(inputs, size)
+    """Run one part as `cut` makes it, with every tensor of ``nodes`` shown to ``see``; what ``see`` returns goes on in its place."""
     with torch.no_grad():
-        return [Observer(graph, nodes, see).run(*part) for part in parts][-1]
+        return Observer(graph, nodes, see).run(*inputs)

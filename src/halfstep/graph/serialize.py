@@ -27,7 +27,8 @@ _PYTHON = {
 }
 _PYTHON |= {"math.ceil": math.ceil, "math.floor": math.floor}
 _PYTHON_NAMES = {function: name for name, function in _PYTHON.items()}
-_NORMS = {kind.__name__: kind for kind in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)}
+_LAYERS: dict[str, type[nn.Module]] = {kind.__name__: kind for kind in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)}
+_LAYERS |= {kind.__name__: kind for kind in (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)}
 _META = ("name", "is_number")
 
 
@@ -87,8 +88,8 @@ def _module_to_json(graph: GraphModule, module: nn.Module) -> dict[str, Any]:
         return {"kind": module.name, "is_enabled": module.is_enabled, **module.configuration(), "sources": sources}
     if isinstance(module, AbstractQuantizer):
         return {"kind": module.name, "is_enabled": module.is_enabled, **module.configuration()}
-    if isinstance(module, nn.Dropout):
-        return {"kind": "Dropout", "p": module.p}
+    if isinstance(module, nn.modules.dropout._DropoutNd):
+        return {"kind": type(module).__name__, "p": module.p}
     assert isinstance(module, nn.modules.batchnorm._BatchNorm)
     names = ("num_features", "eps", "momentum", "affine")
     return {"kind": type(module).__name__, **{name: getattr(module, name) for name in names}}
@@ -97,10 +98,8 @@ def _module_to_json(graph: GraphModule, module: nn.Module) -> dict[str, Any]:
 def _module_from_json(root: nn.Module, path: str, description: Mapping[str, Any]) -> nn.Module:
     arguments = dict(description)
     kind = arguments.pop("kind")
-    if kind == "Dropout":
-        return nn.Dropout(**arguments)
-    if kind in _NORMS:
-        return _NORMS[kind](**arguments)
+    if kind in _LAYERS:
+        return _LAYERS[kind](**arguments)
     is_enabled = arguments.pop("is_enabled")
     arguments["grid"] = Grid(**arguments["grid"])
     if "sources" in arguments:

@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from halfstep.errors import CalibrationError
-from halfstep.graph.run import observe
+from halfstep.graph.run import cut, observe
+from halfstep.graph.serialize import to_json
 from halfstep.quantizers import in_float
 from halfstep.ranges import Histogram
 
@@ -55,6 +56,7 @@ def fingerprint(graph: GraphModule) -> str:
     digest = hashlib.sha256()
     for node in graph.graph.nodes:
         digest.update(f"{node.op} {node.target} {node.args}\n".encode())
+    digest.update(json.dumps(to_json(graph)["modules"]).encode())
     for name, tensor in sorted(graph.state_dict().items()):
         digest.update(name.encode() + tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
@@ -80,17 +82,19 @@ def collect(graph: GraphModule, nodes: set[Node], batches: Iterable[tuple[Tensor
     histograms = {node: Histogram() for node in nodes}
 
     def see(node: Node, tensor: Tensor) -> Tensor:
-        histograms[node].observe(tensor, _stride(tensor))
+        histograms[node].observe(tensor[: len(tensor) * num_real // num_run] if num_real < num_run else tensor, _stride(tensor))
         if not histograms[node].is_finite:
             raise CalibrationError(
                 f"The output of '{node.meta['name']}' is NaN or infinite on the calibration data: the float network is broken there."
             )
         return tensor
 
-    seen = 0
+    seen, num_real, num_run = 0, 0, 0
     with in_float(graph):
         for inputs in batches:
-            observe(graph, inputs, nodes, see)
+            for part, num_real in cut(graph, inputs):
+                num_run = len(part[0])
+                observe(graph, part, nodes, see)
             seen += len(inputs[0])
             yield seen
     statistics.num_samples = seen

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from halfstep.graph.run import observe
+from halfstep.graph.run import cut_to, observe
 
 _BATCH = 4  # small: the float activations of one batch are held while the simulation runs
 
@@ -32,9 +32,7 @@ def measure_sqnr(
     simulated = {node: name for name, node in names.items()}
     signal: dict[str, float] = defaultdict(float)
     noise: dict[str, float] = defaultdict(float)
-    step = graph.meta["batch_size"] or _BATCH
-    for start in range(0, len(samples[0]) - (len(samples[0]) % step if graph.meta["batch_size"] else 0), step):
-        part = tuple(x[start : start + step] for x in samples)
+    for part, _ in cut_to(samples, graph.meta["batch_size"] or _BATCH):
         held: dict[str, Tensor] = {}
 
         def keep(node: Node, x: Tensor, held: dict[str, Tensor] = held) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.fx import GraphModule
 
-from halfstep.errors import CalibrationError
+from halfstep.errors import CalibrationError, GraphError
 from halfstep.graph.check import check
 from halfstep.graph.serialize import duplicate
 from halfstep.graph.statistics import Statistics, collect
@@ -60,6 +60,9 @@ def _gather(
     graph: GraphModule, names: set[str], statistics: Statistics, batches: Batches, num_samples: int | None, progress: Progress
 ) -> None:
     nodes = {node for node in graph.graph.nodes if node.meta["name"] in names}
+    if len(nodes) < len(names):
+        missing = sorted(names - {str(node.meta["name"]) for node in nodes})
+        raise GraphError(f"A step needs statistics of tensors that the graph does not have: {', '.join(missing)}.")
     for seen in collect(graph, nodes, batches(), statistics):
         progress("statistics", seen, num_samples)
     if statistics.num_samples == 0:

@@ -20,13 +20,15 @@ every convolution and on both branches of an add.
 
 from __future__ import annotations
 
+import fnmatch
 import re
 from collections import Counter
+from collections.abc import Iterable
 from typing import final
 
 from torch.fx import GraphModule, Node
 
-from halfstep.errors import GraphError
+from halfstep.errors import GraphError, did_you_mean
 from halfstep.graph.edges import quantizer_of
 from halfstep.graph.edit import attribute, finish, insert_quantizer
 from halfstep.graph.names import operator_name
@@ -54,6 +56,7 @@ class PlaceQuantizers(AbstractStep):
         for node, owner in owners.items():
             if owner in shared:
                 insert_quantizer(graph, node, *shared[owner])
+        context.notes.extend(_unmatched(context.scheme, places.values()))
         _quantize_weights(graph, context.scheme)
         _quantize_biases(graph)
         return finish(graph)
@@ -64,6 +67,13 @@ class PlaceQuantizers(AbstractStep):
             bias = quantizer_of(layer.bias)
             if bias is not None and (quantizer_of(layer.input) is None or quantizer_of(layer.weight) is None):
                 raise GraphError(f"The bias of '{layer.name}' has a grid, its input or weight has none.")
+
+
+def _unmatched(scheme: Scheme, places: Iterable[Place]) -> list[str]:
+    """A note for every override that names nothing in this network."""
+    names = [name for place in places for name in (place.name, place.clip) if name is not None]
+    missed = [entry.pattern for entry in scheme.overrides if not fnmatch.filter(names, entry.pattern)]
+    return [f"The override '{pattern}' matches no layer. {did_you_mean(pattern, names)}" for pattern in missed]
 
 
 def _places(graph: GraphModule) -> dict[Node, Place]:
@@ -115,9 +125,15 @@ def _asks(node: Node, scheme: Scheme) -> bool:
     """Whether the operands of ``node`` must be on grids."""
     if node.op != "call_function" or role_of(node) not in ASKING or not _is_float_tensor(node):
         return False
-    if len(_operands(node)) < 2 and role_of(node) is not Role.WEIGHTED:
-        return False  # a scalar is added or multiplied
+    if role_of(node) in (Role.PRODUCT, Role.MERGE) and _num_tensors(node) < 2:
+        return False  # a number is added or multiplied
     return scheme.weight_grid(Place(node.meta["name"]), None) is not None or role_of(node) is not Role.WEIGHTED
+
+
+def _num_tensors(node: Node) -> int:
+    """How many operands are tensors; the same one twice counts twice."""
+    operands = list(node.args[0]) if isinstance(node.args[0], (list, tuple)) else list(node.args)
+    return sum(isinstance(operand, Node) and _is_float_tensor(operand) for operand in operands)
 
 
 def _operands(node: Node) -> list[Node]:
@@ -153,15 +169,19 @@ def _paths(graph: GraphModule) -> dict[Node, str]:
 
 def _quantize_weights(graph: GraphModule, scheme: Scheme) -> None:
     layers, paths = weighted_layers(graph), _paths(graph)
+    readers: dict[Node, list[Node]] = {}
+    for layer in layers:
+        readers.setdefault(layer.weight, []).append(layer.node)
     for index, layer in enumerate(layers):
-        if layer.weight.op != "get_attr":
+        if layer.weight.op != "get_attr" or layer.weight not in readers:
             continue
+        sharing = readers.pop(layer.weight)  # a weight that several layers share has one quantizer
         has_own_axis = layer.output_axis == 0 or layer.groups == 1
         place = Place(layer.name, index == 0, index == len(layers) - 1)
         grid = scheme.weight_grid(place, layer.output_axis if has_own_axis else None)
         if grid is not None:
             size = None if grid.channel_axis is None else attribute(graph, layer.weight).shape[grid.channel_axis]
-            insert_quantizer(graph, layer.weight, paths[layer.weight], UniformQuantizer(grid, size))
+            insert_quantizer(graph, layer.weight, paths[layer.weight], UniformQuantizer(grid, size), sharing)
 
 
 def _quantize_biases(graph: GraphModule) -> None:
@@ -170,7 +190,7 @@ def _quantize_biases(graph: GraphModule) -> None:
         sources = quantizer_of(layer.input), quantizer_of(layer.weight)
         if layer.bias is not None and layer.bias.op == "get_attr" and all(isinstance(source, UniformQuantizer) for source in sources):
             path = f"{paths[layer.bias]}_of_{layer.node.name}"
-            insert_quantizer(graph, layer.bias, path, _bias_quantizer(layer, sources), user=layer.node)  # type: ignore[arg-type]
+            insert_quantizer(graph, layer.bias, path, _bias_quantizer(layer, sources), [layer.node])  # type: ignore[arg-type]
 
 
 def _bias_quantizer(layer: WeightedLayer, sources: tuple[UniformQuantizer, UniformQuantizer]) -> AbstractQuantizer:

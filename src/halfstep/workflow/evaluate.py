@@ -58,14 +58,23 @@ def _predictor(model: Any) -> Callable[[tuple[Tensor, ...]], Any]:
         session = open_session(Path(model), num_threads=torch.get_num_threads())
         return lambda inputs: [torch.from_numpy(output) for output in run_session(session, inputs).values()]
     if isinstance(model, ExportedProgram):
-        model = model.module()
+        return partial(_predict, model.module())
     network: nn.Module = model if isinstance(model, nn.Module) else model.model
-    if isinstance(network, GraphModule) and "batch_size" in network.meta:
-        return partial(run, network)
-    return partial(_predict, network)
+    forward = partial(run, network) if isinstance(network, GraphModule) and "batch_size" in network.meta else partial(_predict, network)
+
+    def predict_in_eval_mode(inputs: tuple[Tensor, ...]) -> Any:
+        with in_eval_mode(network):
+            return forward(inputs)
+
+    return predict_in_eval_mode
 
 
 def _predict(network: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
-    """Outputs in eval mode, without gradients; the network's own mode is restored."""
-    with in_eval_mode(network), torch.no_grad():
-        return network(*inputs)
+    """Outputs without gradients; `DataError` where the network cannot take the inputs."""
+    try:
+        with torch.no_grad():
+            return network(*inputs)
+    except (RuntimeError, TypeError, IndexError, ValueError) as error:  # how PyTorch answers a wrong shape or number of inputs
+        shapes = ", ".join(str(list(x.shape)) for x in inputs)
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DataError(f"The network cannot take inputs of shape {shapes}: {first}") from error

@@ -60,7 +60,7 @@ def quantize(
         kept = _kept_samples(data, samples, seed)
     with stopwatch.phase("capture"):
         report("capture", 0, None)
-        graph = capture(model, tuple(x[:2] for x in kept))
+        graph = capture(model, kept)
         check_inputs(graph, kept)
         size = float_bytes(graph)
         gathered = _statistics(statistics, graph)

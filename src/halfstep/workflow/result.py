@@ -105,7 +105,7 @@ def load(directory: str | Path) -> Result:
         samples = safetensors.torch.load_file(folder / SAMPLES_FILE)
         record = pydantic.TypeAdapter(RunRecord).validate_python(json.loads((folder / RECORD_FILE).read_text(encoding="utf-8")))
         figures = _read_figures(folder / FIGURES_FILE)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, GraphError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError, GraphError) as error:
         raise ModelError(f"The run directory '{directory}' is damaged: {_first_line(error)}") from error
     onnx_path = folder / ONNX_FILE if (folder / ONNX_FILE).is_file() else None
     statistics = Statistics.load(folder / STATISTICS_FILE)
