@@ -64,8 +64,7 @@ def mark(graph: GraphModule) -> Marked:
             raise ExportError(f"'{node.meta['name']}': a quantizer of kind '{quantizer.name}' has no form in ONNX.")
         source = behind_quantizer(node)
         if source.op == "get_attr" and quantizer.is_enabled:
-            _remove(node, source)
-            marked.constants[str(source.target)] = Constant(quantizer)
+            _store(marked, node, source, quantizer)
         elif quantizer.is_enabled:
             name = str(source.meta["name"])
             _replace_by_marker(marked.graph, node, source, name)
@@ -87,10 +86,11 @@ def _linear_as_matmul(marked: Marked) -> None:
         x, weight, bias = (*node.args, None)[:3]
         if not (isinstance(weight, Node) and weight.op == "get_attr"):
             continue
-        path = f"{weight.target}_transposed"
+        stored = str(weight.target)
+        path = stored if len(weight.users) == 1 else f"{stored}_transposed"  # under its own name where nothing else reads it
         swapped = add_parameter(marked.graph, path, attribute(marked.graph, weight).T.contiguous(), before=node)
-        if str(weight.target) in marked.constants:
-            marked.constants[path] = Constant(marked.constants[str(weight.target)].quantizer, is_transposed=True)
+        if stored in marked.constants:
+            marked.constants[path] = Constant(marked.constants[stored].quantizer, is_transposed=True)
         with graph.inserting_before(node):
             result = graph.call_function(torch.ops.aten.matmul.default, (x, swapped))
             result.meta = dict(node.meta)
@@ -99,6 +99,16 @@ def _linear_as_matmul(marked: Marked) -> None:
                 result.meta = dict(node.meta)
         node.replace_all_uses_with(result)
         graph.erase_node(node)
+
+
+def _store(marked: Marked, node: Node, source: Node, quantizer: AbstractQuantizer) -> None:
+    """Note a constant; one that several layers share, such as the bias of a module called twice, is stored once for each of its grids."""
+    path = str(source.target)
+    if path in marked.constants and marked.constants[path].quantizer is not quantizer:
+        path = f"{path}_of_{node.name}"
+        source = add_parameter(marked.graph, path, attribute(marked.graph, source).clone(), before=node)
+    marked.constants[path] = Constant(quantizer)
+    _remove(node, source)
 
 
 def _remove(node: Node, source: Node) -> None:

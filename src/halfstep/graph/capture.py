@@ -16,12 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
+from torch.utils import _pytree as pytree
 
 from halfstep.errors import DataError, ModelError
 from halfstep.graph.check import check
 from halfstep.graph.functionalize import functional_module
 from halfstep.graph.lift import lift_modules
 from halfstep.graph.names import name_nodes
+
+_TOLERANCE = 1e-4  # float32 sums in another order differ by some 1e-6 of the largest value; a missed write by far more
 
 
 def capture(model: nn.Module | ExportedProgram, inputs: tuple[Tensor, ...]) -> GraphModule:
@@ -46,14 +49,33 @@ def capture(model: nn.Module | ExportedProgram, inputs: tuple[Tensor, ...]) -> G
     graph.recompile()
     graph.meta.update(batch_size=batch_size, notes=notes)
     check(graph)
+    if isinstance(model, nn.Module):
+        _compare(model, graph, inputs)
     return graph.eval()
+
+
+def _compare(model: nn.Module, graph: GraphModule, inputs: tuple[Tensor, ...]) -> None:
+    """Raises `ModelError` where the graph does not compute what the model computes: torch.export can miss a write to shared memory."""
+    example = tuple(x[: graph.meta["batch_size"] or 2] for x in inputs)
+    with in_eval_mode(model), torch.no_grad(), _buffers_kept(model):
+        expected = pytree.tree_leaves(model(*(x.clone() for x in example)))
+    with in_eval_mode(graph), torch.no_grad():
+        recorded = pytree.tree_leaves(graph(*(x.clone() for x in example)))
+    pairs = [(a, b) for a, b in zip(expected, recorded, strict=True) if isinstance(a, Tensor) and a.is_floating_point()]
+    if not all(
+        torch.allclose(a, b, rtol=_TOLERANCE, atol=_TOLERANCE * float(a.abs().max()), equal_nan=True) for a, b in pairs if a.numel()
+    ):
+        raise ModelError(
+            f"What torch.export recorded of {type(model).__name__} computes something else than the model itself. Does its forward draw "
+            "random numbers, or write into a tensor that is read elsewhere? Make it deterministic, and its operations out of place."
+        )
 
 
 def _export(model: nn.Module, inputs: tuple[Tensor, ...], notes: list[str]) -> tuple[ExportedProgram, int | None]:
     """Record ``model`` in eval mode with a free batch size where it allows that, else with a batch size it accepts."""
     with in_eval_mode(model), torch.no_grad(), _quiet():
         size = _working_batch_size(model, inputs)
-        example = tuple(x[:size] for x in inputs)
+        example = tuple(x[:size].clone() for x in inputs)
         if size > 1:  # torch.export takes a batch of one as fixed
             with contextlib.suppress(Exception):  # it raises many kinds; the second attempt decides which one matters
                 return torch.export.export(model, example, dynamic_shapes=tuple({0: Dim("batch", min=1)} for _ in inputs)), None
@@ -68,13 +90,14 @@ def _export(model: nn.Module, inputs: tuple[Tensor, ...], notes: list[str]) -> t
 def _working_batch_size(model: nn.Module, inputs: tuple[Tensor, ...]) -> int:
     """The first batch size the model itself can be run with; `DataError` where it cannot take the inputs at all."""
     failure: Exception | None = None
-    for size in dict.fromkeys(size for size in (2, 1, 4, 8, 16, 32, len(inputs[0])) if size <= len(inputs[0])):
-        try:
-            model(*(x[:size] for x in inputs))
-        except Exception as error:  # the user's own code
-            failure = failure or error
-        else:
-            return size
+    with _buffers_kept(model):
+        for size in dict.fromkeys(size for size in (2, 1, 4, 8, 16, 32, len(inputs[0])) if size <= len(inputs[0])):
+            try:
+                model(*(x[:size].clone() for x in inputs))
+            except Exception as error:  # the user's own code
+                failure = failure or error
+            else:
+                return size
     shapes = ", ".join(f"{list(x.shape[1:])} ({str(x.dtype).removeprefix('torch.')})" for x in inputs)
     raise DataError(
         f"{type(model).__name__} cannot take the data: {_first_line(failure or ValueError('there is none'))} A sample has the shape {shapes}. "
@@ -169,6 +192,17 @@ def in_eval_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+@contextmanager
+def _buffers_kept(model: nn.Module) -> Iterator[None]:
+    """Whatever a forward pass writes into the model's buffers inside the block is undone after it."""
+    kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, before in kept:
+            buffer.copy_(before)
 
 
 @contextmanager

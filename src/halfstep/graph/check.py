@@ -53,7 +53,10 @@ def _check_function(graph: GraphModule, node: Node) -> None:
 
 
 def _check_module(graph: GraphModule, node: Node) -> None:
-    module = graph.get_submodule(str(node.target))
+    try:
+        module = graph.get_submodule(str(node.target))
+    except AttributeError:
+        raise GraphError(f"'{node.meta['name']}' calls the module '{node.target}', which does not exist.") from None
     if not isinstance(module, MODULES):
         raise GraphError(f"'{node.meta['name']}' calls a {type(module).__name__}; only batch norms, dropouts and quantizers are modules.")
     if len(node.args) != 1 or not isinstance(node.args[0], Node) or node.kwargs:

@@ -7,6 +7,7 @@ other operators, which `lift` knows as well.
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Callable
 
@@ -107,6 +108,7 @@ def _make_functional(node: Node, order: dict[Node, int]) -> None:
 
 
 def _functionalized_by_torch(program: ExportedProgram) -> GraphModule:
+    program = _with_aliases_for_dropouts(program)
     module = _unguarded(program.run_decompositions({}))
     for node in module.graph.nodes:
         if is_in_place(node):
@@ -115,3 +117,18 @@ def _functionalized_by_torch(program: ExportedProgram) -> GraphModule:
                 "Keep state out of forward: a buffer or input that is changed in place has no place in an integer network."
             )
     return module
+
+
+def _with_aliases_for_dropouts(program: ExportedProgram) -> ExportedProgram:
+    """In eval mode a dropout returns its very input, which torch's functionalization takes for a copy."""
+    if not any(_is_dropout(node) for node in program.graph.nodes):
+        return program
+    program = copy.deepcopy(program)
+    for node in program.graph.nodes:
+        if _is_dropout(node):
+            node.target, node.args = torch.ops.aten.alias.default, node.args[:1]
+    return program
+
+
+def _is_dropout(node: Node) -> bool:
+    return str(node.target) in ("aten.dropout.default", "aten.feature_dropout.default")
