@@ -40,7 +40,7 @@ lint: $(VENV)/.installed-lint ## style, types and the layer contract
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.installed-bench ## the published figures, peers beside halfstep
+bench: $(VENV)/.installed bench-nncf-env ## the published figures, peers beside halfstep
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
 
 docs: $(VENV)/.installed ## docs/command_line.md, written from the commands' own help

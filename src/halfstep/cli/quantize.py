@@ -52,6 +52,7 @@ def quantize(
             "--statistics", metavar="DIR", help="Take the calibration statistics of this run instead of gathering them.", show_default=False
         ),
     ] = None,
+    latency: Annotated[bool, typer.Option("--latency", help="Time the exported file in ONNX Runtime against the float network.")] = False,
     state_dict: options.StateDict = None,
     force: options.Force = False,
     json: options.Json = None,
@@ -82,6 +83,7 @@ def quantize(
         seed=seed,
         statistics=statistics,
         force=force,
+        is_timed=latency,
         json=json,
     )
     if held_out is None:

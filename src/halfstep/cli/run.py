@@ -25,6 +25,7 @@ def run(
     seed: int = 0,
     statistics: Path | None = None,
     force: bool = False,
+    is_timed: bool = False,
     json: Path | None = None,
 ) -> None:
     """Quantize, export, evaluate and save into ``out``, then print the summary. ``out`` appears whole at the end, or not at all."""
@@ -32,6 +33,10 @@ def run(
         result = hs.quantize(model, calibration, recipe, seed=seed, samples=samples, statistics=statistics, progress=report_progress)
         result.save(folder)
         hs.export.onnx(result, folder / ONNX_FILE)
+        if is_timed:
+            if report_progress is not None:
+                report_progress("latency", 0, None)
+            result.measure_latency()
         report = result.report(evaluate=None if validation is None else hs.top1, data=validation)
         report.html(folder / REPORT_FILE)
         report.json(folder / RECORD_FILE)

@@ -23,8 +23,8 @@ from halfstep.report.record import ExportCheck
 def export_onnx(graph: GraphModule, path: Path, samples: tuple[Tensor, ...]) -> ExportCheck:
     """Write ``graph`` (quantized, or in float) to ``path``.
 
-    samples: inputs of the network, batch first; the export is executed on them and compared with the simulation. Raises
-    `ExportError`, and leaves no file, where the network cannot be translated, ONNX Runtime refuses it or the comparison is beyond its bound.
+    samples: inputs of the network, batch first; the export is executed on them and compared with the simulation. Raises `ExportError`,
+    and leaves no file, where the network cannot be translated, ONNX Runtime refuses it or the comparison is beyond its bound.
     """
     marked = mark(graph)
     try:

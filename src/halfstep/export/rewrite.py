@@ -1,14 +1,14 @@
 """From an exported float model with markers to one that ONNX Runtime and OpenVINO run as integers.
 
-what                                    becomes                                              why
-marker on an activation                 QuantizeLinear, DequantizeLinear on uint8            int8 activations lose their kernels at branches
-weight, 5 to 8 bits                     int8 initializer, DequantizeLinear (per channel)     a quarter of the file; uint8 weights are slow
-weight, up to 4 bits                    int4 initializer, Cast to int8, DequantizeLinear     an eighth of the file, folded to int8 kernels at load
-bias                                    int32 initializer, DequantizeLinear                  the accumulator's own grid, exact
-activation grid below 8 bits            Clip on the uint8 codes                              keeps the int8 kernels
-ReLU or Clip that the grid repeats      dropped: QuantizeLinear saturates                    a ReLU left in place can cost the integer kernel
-mean over all spatial axes              GlobalAveragePool                                    ReduceMean has no integer kernel
-zero padding within one grid            Pad on the codes                                     Pad has no integer kernel between DQ and Q
+what                                 becomes                                             why
+marker on an activation              QuantizeLinear, DequantizeLinear on uint8           int8 activations lose their kernels at branches
+weight, 5 to 8 bits                  int8 initializer, DequantizeLinear (per channel)    a quarter of the file; uint8 weights are slow
+weight, up to 4 bits                 int4 initializer, Cast to int8, DequantizeLinear    an eighth of the file, int8 kernels all the same
+bias                                 int32 initializer, DequantizeLinear                 the accumulator's own grid, exact
+activation grid below 8 bits         Clip on the uint8 codes                             keeps the int8 kernels
+ReLU or Clip that the grid repeats   dropped: QuantizeLinear saturates                   left in place it can cost the integer kernel
+mean over all spatial axes           GlobalAveragePool                                   ReduceMean has no integer kernel
+zero padding within one grid         Pad on the codes                                    Pad has no integer kernel between DQ and Q
 
 The file is written for opset 21, IR version 10.
 """

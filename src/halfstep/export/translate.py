@@ -1,9 +1,10 @@
 """The quick way to ONNX: a graph whose every operator is in this file's table, written down directly.
 
-PyTorch's exporter (`torch_exporter`) knows every operator, but traces the network again twice and takes several seconds however small it is.
-Networks made of convolutions, linear layers, element-wise operators, pooling and data movement, that is nearly all that run as integers, need
-none of that: one row of `TRANSLATIONS` an operator, one ONNX node a row. A graph with anything else is not half translated: `Untranslatable`
-is raised before anything is kept, and PyTorch's exporter takes the whole graph. Both ways are tested to give equal outputs.
+PyTorch's exporter (`torch_exporter`) knows every operator, but traces the network again twice and takes several seconds however small
+it is. Networks made of convolutions, linear layers, element-wise operators, pooling and data movement, that is nearly all that run as
+integers, need none of that: one row of `TRANSLATIONS` an operator, one ONNX node a row. A graph with anything else is not half
+translated: `Untranslatable` is raised before anything is kept, and PyTorch's exporter takes the whole graph. Both ways are tested to
+give equal outputs.
 """
 
 from __future__ import annotations

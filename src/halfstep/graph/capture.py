@@ -99,8 +99,9 @@ def _working_batch_size(model: nn.Module, inputs: tuple[Tensor, ...]) -> int:
             else:
                 return size
     shapes = ", ".join(f"{list(x.shape[1:])} ({str(x.dtype).removeprefix('torch.')})" for x in inputs)
+    reason = "there is none." if failure is None else _first_line(failure)
     raise DataError(
-        f"{type(model).__name__} cannot take the data: {_first_line(failure or ValueError('there is none'))} A sample has the shape {shapes}. "
+        f"{type(model).__name__} cannot take the data: {reason} A sample has the shape {shapes}. "
         "Check the order of the axes (C, H, W), the number of inputs, and the options --size and --crop."
     ) from failure
 

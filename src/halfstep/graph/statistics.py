@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import safetensors
@@ -81,7 +82,7 @@ def collect(graph: GraphModule, nodes: set[Node], batches: Iterable[tuple[Tensor
     """
     histograms = {node: Histogram() for node in nodes}
 
-    def see(node: Node, tensor: Tensor) -> Tensor:
+    def see(num_real: int, num_run: int, node: Node, tensor: Tensor) -> Tensor:
         histograms[node].observe(tensor[: len(tensor) * num_real // num_run] if num_real < num_run else tensor, _stride(tensor))
         if not histograms[node].is_finite:
             raise CalibrationError(
@@ -89,12 +90,11 @@ def collect(graph: GraphModule, nodes: set[Node], batches: Iterable[tuple[Tensor
             )
         return tensor
 
-    seen, num_real, num_run = 0, 0, 0
+    seen = 0
     with in_float(graph):
         for inputs in batches:
             for part, num_real in cut(graph, inputs):
-                num_run = len(part[0])
-                observe(graph, part, nodes, see)
+                observe(graph, part, nodes, partial(see, num_real, len(part[0])))
             seen += len(inputs[0])
             yield seen
     statistics.num_samples = seen

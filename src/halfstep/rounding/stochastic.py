@@ -2,7 +2,8 @@
 
     codes = floor(w / s) + z + 1  with probability  p = w / s - floor(w / s),   else floor(w / s) + z
 
-w: the weight, s: its scale, z: its zero point. Gupta et al. 2015, "Deep learning with limited numerical precision", section 3. No deviation.
+w: the weight, s: its scale, z: its zero point. Gupta et al. 2015, "Deep learning with limited numerical precision", section 3. No
+deviation.
 """
 
 from __future__ import annotations

@@ -8,5 +8,6 @@ from halfstep.steps.round import Round
 from halfstep.steps.scheme import LayerTypes, Override, Scheme, TensorScheme
 
 __all__ = [
-    "STEPS", "AbstractStep", "Calibrate", "Context", "FoldBatchNorm", "LayerTypes", "Override", "PlaceQuantizers", "Round", "Scheme", "TensorScheme",
+    "STEPS", "AbstractStep", "Calibrate", "Context", "FoldBatchNorm", "LayerTypes", "Override", "PlaceQuantizers", "Round", "Scheme",
+    "TensorScheme",
 ]  # fmt: skip

@@ -13,7 +13,7 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
-from halfstep.data import Data, as_data
+from halfstep.data import Data, Preprocessing, as_data
 from halfstep.errors import DataError
 from halfstep.graph.capture import in_eval_mode
 from halfstep.graph.run import run
@@ -34,8 +34,7 @@ def evaluate(model: Any, data: Any, metric: Metric = top1, batch_size: int = 64)
     model: an ``nn.Module``, an ``ExportedProgram``, a `Result` (its simulated network), or the path of an ONNX file. data: labelled, in
     any form `as_data` takes. Raises `DataError` where there are no labels or the inputs do not fit.
     """
-    recipe = getattr(model, "recipe", None)
-    prepared = as_data(data, getattr(recipe, "preprocessing", None))
+    prepared = prepare(data, getattr(getattr(model, "recipe", None), "preprocessing", None))
     predict = _predictor(model)
     total, count = 0.0, 0
     for inputs, labels in prepared.batches(batch_size):
@@ -44,6 +43,13 @@ def evaluate(model: Any, data: Any, metric: Metric = top1, batch_size: int = 64)
         scores = metric(predict(inputs), labels)
         total, count = total + float(scores.double().sum()), count + len(scores)
     return total / count
+
+
+def prepare(data: Any, preprocessing: Preprocessing | None) -> Data:
+    """`as_data`, with a recipe's preprocessing for data that bring none of their own."""
+    if isinstance(data, Data) and data.preprocessing is not None:
+        return data
+    return as_data(data, preprocessing)
 
 
 def _name(data: Data) -> str:

@@ -1,4 +1,4 @@
-"""How long one sample takes in ONNX Runtime, the float network against the quantized one, measured so that a busy machine hurts both alike."""
+"""How long one sample takes in ONNX Runtime: float against quantized, in turn, so that a busy machine hurts both alike."""
 
 from __future__ import annotations
 

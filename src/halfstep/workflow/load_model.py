@@ -37,7 +37,8 @@ def load_model(spec: str, state_dict: str | Path | None = None) -> nn.Module | E
         return _load_program(Path(spec))
     if spec.endswith(_PICKLES):
         raise ModelError(
-            f"'{spec}' is a pickle, which can run code when it is read. Pass 'package.module:factory' and --state-dict. {_CONVERT.format(spec)}"
+            f"'{spec}' is a pickle, which can run code when it is read. Pass 'package.module:factory' and --state-dict. "
+            + _CONVERT.format(spec)
         )
     factory = import_object(spec, ModelError)
     model = factory if isinstance(factory, nn.Module) else _call(factory, spec)

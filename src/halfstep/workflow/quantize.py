@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
-from halfstep.data import Data, as_data
+from halfstep.data import Data
 from halfstep.errors import CalibrationError
 from halfstep.graph.capture import capture
 from halfstep.graph.run import check_inputs
@@ -23,6 +23,7 @@ from halfstep.report.record import RunRecord
 from halfstep.steps import Context
 from halfstep.steps.pipeline import Progress, run_steps
 from halfstep.stopwatch import Stopwatch, peak_rss_bytes
+from halfstep.workflow.evaluate import prepare
 from halfstep.workflow.result import STATISTICS_FILE, Result
 
 BATCH_SIZE = 32
@@ -52,7 +53,7 @@ def quantize(
     """
     report = progress or _silent
     chosen = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
-    data = as_data(calibration, chosen.preprocessing)
+    data = prepare(calibration, chosen.preprocessing)
     if chosen.preprocessing is None and data.preprocessing is not None:
         chosen = chosen.with_preprocessing(data.preprocessing)
     stopwatch = Stopwatch()

@@ -14,7 +14,6 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.fx import GraphModule
 
-from halfstep.data import as_data
 from halfstep.errors import ExportError, GraphError, ModelError
 from halfstep.files import atomic_directory
 from halfstep.graph.serialize import from_json, to_json
@@ -22,7 +21,7 @@ from halfstep.graph.statistics import Statistics
 from halfstep.recipes import Recipe
 from halfstep.report.record import ExportCheck, LayerFigures, RunRecord
 from halfstep.report.report import Report
-from halfstep.workflow.evaluate import Metric, evaluate
+from halfstep.workflow.evaluate import Metric, evaluate, prepare
 from halfstep.workflow.latency import measure_latency
 
 GRAPH_FILE, WEIGHTS_FILE, FLOAT_FILE = "model.json", "model.safetensors", "float.safetensors"
@@ -67,7 +66,7 @@ class Result:
         return latency
 
     def _measure(self, metric: Metric, data: Any) -> None:
-        prepared = as_data(data, self.recipe.preprocessing)
+        prepared = prepare(data, self.recipe.preprocessing)
         onnx = None if self.onnx_path is None else evaluate(self.onnx_path, prepared, metric)
         self.record = dataclasses.replace(
             self.record,
