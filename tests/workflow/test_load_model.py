@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -103,3 +105,30 @@ def test_weights_that_are_refused(file: Path, tmp_path: Path) -> None:
     safetensors.torch.save_file({"0.weight": torch.ones(2, 2)}, tmp_path / "other.safetensors")
     with pytest.raises(ModelError, match="do not fit the network"):
         hs.load_model(f"{file}:network", tmp_path / "other.safetensors")
+
+
+class _Bomb:
+    """Unpickling this writes a file."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return Path.touch, (self.trace,)
+
+
+@pytest.mark.parametrize("name", ["data/sample_inputs/model.pt", "data/constants/opaque_obj_0"])
+def test_a_program_that_hides_a_pickle_runs_nothing(tmp_path: Path, name: str) -> None:
+    sound, poisoned, trace = tmp_path / "sound.pt2", tmp_path / "poisoned.pt2", tmp_path / "trace"
+    torch.export.save(torch.export.export(torch.nn.Linear(3, 2), (torch.randn(2, 3),)), sound)
+    buffer = io.BytesIO()
+    torch.save({"x": _Bomb(trace)}, buffer)
+    with zipfile.ZipFile(sound) as old, zipfile.ZipFile(poisoned, "w", zipfile.ZIP_STORED) as new:
+        for entry in old.infolist():
+            is_target = entry.filename.endswith(name)
+            new.writestr(entry.filename, buffer.getvalue() if is_target else old.read(entry.filename))
+        if not any(entry.filename.endswith(name) for entry in old.infolist()):
+            new.writestr(f"{old.namelist()[0].split('/')[0]}/{name}", buffer.getvalue())
+    with pytest.raises(ModelError):
+        hs.load_model(str(poisoned))
+    assert not trace.exists()

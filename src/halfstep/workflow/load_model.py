@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import safetensors.torch
@@ -14,6 +17,8 @@ from torch.export import ExportedProgram
 from halfstep.errors import ModelError
 from halfstep.imports import import_object
 
+_FORCE_WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+_PICKLED_OBJECTS = ("custom_obj_", "opaque_obj_")  # how torch.export names them in its archive
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 _CONVERT = (
     'Convert it once, where you trust it: python -c "import torch, safetensors.torch as s; '
@@ -64,12 +69,30 @@ def _load_program(path: Path) -> ExportedProgram:
         raise ModelError(f"There is no file '{path}'.")
     if not zipfile.is_zipfile(path):
         raise ModelError(f"'{path}' is not a torch.export file, or it is truncated: write it with torch.export.save.")
+    with zipfile.ZipFile(path) as archive:
+        if any(mark in name for name in archive.namelist() for mark in _PICKLED_OBJECTS):
+            raise ModelError(f"'{path}' holds pickled Python objects, which can run code when they are read: export plain tensors only.")
     try:
-        return torch.export.load(path)
+        with _weights_only():
+            return torch.export.load(path)
     except Exception as error:  # torch raises many kinds here
         raise ModelError(
             f"'{path}' cannot be read as a torch.export file: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
         ) from error
+
+
+@contextlib.contextmanager
+def _weights_only() -> Iterator[None]:
+    """Inside the block torch unpickles nothing but tensors: torch.export.load would fall back to whole pickles (torch 2.13)."""
+    before = os.environ.get(_FORCE_WEIGHTS_ONLY)
+    os.environ[_FORCE_WEIGHTS_ONLY] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_FORCE_WEIGHTS_ONLY]
+        else:
+            os.environ[_FORCE_WEIGHTS_ONLY] = before
 
 
 def _load_weights(model: nn.Module, path: Path) -> None:
