@@ -23,6 +23,7 @@ from halfstep.graph.check import check
 from halfstep.graph.functionalize import functional_module
 from halfstep.graph.lift import lift_modules
 from halfstep.graph.names import name_nodes
+from halfstep.graph.tree import put
 
 _TOLERANCE = 1e-4  # float32 sums in another order differ by some 1e-6 of the largest value; a missed write by far more
 
@@ -132,7 +133,7 @@ def _own_copy(program: ExportedProgram) -> GraphModule:
     root = nn.Module()
     for node in list(recorded.graph.nodes):
         if node.op == "get_attr" and node.users:
-            _attach(root, node.target, _resolve(recorded, node.target))
+            put(root, node.target, _copied(_resolve(recorded, node.target)))
         elif node.op == "get_attr":
             recorded.graph.erase_node(node)
     graph = GraphModule(root, recorded.graph, type(recorded).__name__)
@@ -160,21 +161,11 @@ def _resolve(module: nn.Module, path: str) -> object:
     return value
 
 
-def _attach(root: nn.Module, path: str, value: object) -> None:
-    """Put a copy of ``value`` at the dotted ``path``."""
-    *parents, leaf = path.split(".")
-    for part in parents:
-        if not hasattr(root, part):
-            root.add_module(part, nn.Module())
-        root = getattr(root, part)
-    if hasattr(root, leaf):
-        return
+def _copied(value: object) -> object:
+    """A tensor's clone, parameters staying parameters; anything else itself."""
     if isinstance(value, nn.Parameter):
-        root.register_parameter(leaf, nn.Parameter(value.detach().clone(), value.requires_grad))
-    elif isinstance(value, Tensor):
-        root.register_buffer(leaf, value.detach().clone())
-    else:
-        setattr(root, leaf, value)
+        return nn.Parameter(value.detach().clone(), value.requires_grad)
+    return value.detach().clone() if isinstance(value, Tensor) else value
 
 
 def _refuse_non_finite(state: dict[str, Tensor | nn.Parameter]) -> None:

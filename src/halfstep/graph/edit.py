@@ -9,14 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
+from halfstep.graph.tree import put
 from halfstep.quantizers import AbstractQuantizer
 
 
 def add_parameter(graph: GraphModule, path: str, value: Tensor, before: Node) -> Node:
     """A new parameter at the dotted ``path`` and the attribute node that reads it, inserted before ``before``."""
-    parent, _, leaf = path.rpartition(".")
-    owner = graph.get_submodule(parent) if _has_module(graph, parent) else _add_container(graph, parent)
-    owner.register_parameter(leaf, nn.Parameter(value))
+    put(graph, path, nn.Parameter(value))
     with graph.graph.inserting_before(before):
         node = graph.graph.get_attr(path)
     node.meta = {"name": path, "shape": tuple(value.shape), "dtype": value.dtype}
@@ -70,8 +69,3 @@ def _has_module(graph: GraphModule, path: str) -> bool:
     except AttributeError:
         return False
     return True
-
-
-def _add_container(graph: GraphModule, path: str) -> nn.Module:
-    graph.add_submodule(path, nn.Module())
-    return graph.get_submodule(path)

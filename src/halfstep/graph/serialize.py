@@ -18,6 +18,7 @@ from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 from torch.utils import _pytree as pytree
 
 from halfstep.errors import GraphError
+from halfstep.graph.tree import put
 from halfstep.grid import Grid
 from halfstep.quantizers import QUANTIZERS, AbstractQuantizer, AccumulatorQuantizer
 
@@ -59,10 +60,10 @@ def from_json(saved: Mapping[str, Any], state: Mapping[str, Tensor]) -> GraphMod
     for path, kind in saved["attributes"].items():
         if path not in state:
             raise GraphError(f"The weights of '{path}' are missing.")
-        _put(root, path, nn.Parameter(state[path], state[path].is_floating_point()) if kind == "parameter" else state[path], kind)
+        put(root, path, nn.Parameter(state[path], state[path].is_floating_point()) if kind == "parameter" else state[path])
     described = sorted(saved["modules"].items(), key=lambda item: item[1]["kind"] == AccumulatorQuantizer.name)  # after their sources
     for path, description in described:
-        _put(root, path, _module_from_json(root, path, description), "module")
+        put(root, path, _module_from_json(root, description))
     graph = _nodes_from_json(saved)
     module = GraphModule(root, graph)
     module.load_state_dict(dict(state), strict=True)
@@ -95,7 +96,7 @@ def _module_to_json(graph: GraphModule, module: nn.Module) -> dict[str, Any]:
     return {"kind": type(module).__name__, **{name: getattr(module, name) for name in names}}
 
 
-def _module_from_json(root: nn.Module, path: str, description: Mapping[str, Any]) -> nn.Module:
+def _module_from_json(root: nn.Module, description: Mapping[str, Any]) -> nn.Module:
     arguments = dict(description)
     kind = arguments.pop("kind")
     if kind in _LAYERS:
@@ -107,20 +108,6 @@ def _module_from_json(root: nn.Module, path: str, description: Mapping[str, Any]
     module = QUANTIZERS[kind](**arguments)
     module.is_enabled = bool(is_enabled)
     return module
-
-
-def _put(root: nn.Module, path: str, value: Any, kind: str) -> None:
-    *parents, leaf = path.split(".")
-    for part in parents:
-        if not hasattr(root, part):
-            root.add_module(part, nn.Module())
-        root = getattr(root, part)
-    if kind == "module":
-        root.add_module(leaf, value)
-    elif kind == "parameter":
-        root.register_parameter(leaf, value)
-    else:
-        root.register_buffer(leaf, value)
 
 
 def _node_to_json(node: Node) -> dict[str, Any]:

@@ -161,7 +161,7 @@ def check_sentences(check: ExportCheck | None) -> list[str]:
     return [
         f"The exported file was run in ONNX Runtime on {samples} and compared with the simulation, layer by layer, at {tensors}.",
         f"From the same input codes the two differ by {apart} at most{where}; {codes(check.bound)} "
-        f"{'is' if check.bound == 1 else 'are'} allowed. {share(check.differing_codes)} of all codes differ.",
+        f"{'is' if check.bound == 1 else 'are'} allowed. The share of all codes that differ: {share(check.differing_codes)}.",
         f"End to end, the top-1 answer agrees on {share(check.top1_agreement)} of the samples and the outputs differ by at most "
         f"{share(check.max_output_difference)} of the largest output.",
     ]
