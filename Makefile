@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
-PYTEST := $(BIN)/python -m pytest --cov=halfstep --cov-report=term
+# Two processes, a test file to each at a time: what a file prepares once (captured networks, say) is prepared once.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --cov=halfstep --cov-report=term
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all lint bench docs clean
