@@ -18,7 +18,7 @@ from halfstep.graph.capture import capture
 from halfstep.graph.statistics import Statistics, fingerprint
 from halfstep.quantizers import quantizers
 from halfstep.recipes import Recipe, shipped
-from halfstep.steps import STEPS, AbstractStep, Context, LayerTypes, Override, Scheme, TensorScheme
+from halfstep.steps import STEPS, AbstractStep, ActivationScheme, Context, LayerTypes, Override, Scheme, WeightScheme
 from halfstep.steps.scheme import Place
 
 CALIBRATE = {"calibrate": {"weights": "min_max", "activations": {"percentile": {"percentile": 99.9}}}}
@@ -81,7 +81,7 @@ def test_a_written_recipe_holds_every_default() -> None:
     options = [next(iter(step.values())) for step in written["steps"] if isinstance(step, dict) and "calibrate" in step]
     assert options == [{"weights": {"mse": {"num_candidates": 32}}, "activations": {"mse": {"num_candidates": 32}}}]
     assert set(written["scheme"]) == set(Scheme.model_fields)
-    assert set(written["scheme"]["weights"]) == set(TensorScheme.model_fields)
+    assert set(written["scheme"]["weights"]) == set(WeightScheme.model_fields)
 
 
 def test_an_unknown_recipe_is_answered_with_the_closest() -> None:
@@ -213,7 +213,7 @@ def test_with_preprocessing() -> None:
 
 
 SCHEME = Scheme(
-    weights=TensorScheme(type="int4", per_channel=True),
+    weights=WeightScheme(type="int4", per_channel=True),
     first_layer=LayerTypes(weights="int8", activations="uint16"),
     last_layer=LayerTypes(weights="int7"),
     overrides=(
@@ -263,7 +263,7 @@ def test_grids_follow_the_scheme() -> None:
     grid = SCHEME.weight_grid(Place("x"), 1)
     assert grid is not None
     assert (grid.channel_axis, grid.symmetric) == (1, True)
-    per_tensor = Scheme(weights=TensorScheme(type="int8")).weight_grid(Place("x"), 1)
+    per_tensor = Scheme(weights=WeightScheme(type="int8", per_channel=False)).weight_grid(Place("x"), 1)
     assert per_tensor is not None
     assert per_tensor.channel_axis is None
     assert SCHEME.weight_grid(Place("x"), None).channel_axis is None  # type: ignore[union-attr]
@@ -272,3 +272,10 @@ def test_grids_follow_the_scheme() -> None:
 def test_every_step_can_stand_in_a_recipe() -> None:
     recipe = Recipe(name="all", steps=tuple(STEPS))
     assert [step.name for step in recipe.build_steps()] == list(STEPS)
+
+
+def test_a_partly_written_scheme_keeps_sound_defaults() -> None:
+    """A symmetric unsigned grid would clip every negative activation; one scale for a whole 4-bit weight would lose it."""
+    scheme = Recipe.parse(minimal(scheme={"weights": {"type": "int4"}, "activations": {"type": "uint8"}})).scheme
+    assert scheme.weights.per_channel and scheme.weights.symmetric
+    assert not scheme.activations.symmetric

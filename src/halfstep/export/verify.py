@@ -94,7 +94,7 @@ def _judge(tally: _Tally, name: str) -> None:
     if tally.largest > BOUND:
         raise ExportError(
             f"The exported file differs from the simulation by {tally.largest} codes at '{tally.worst_edge}' (allowed: {BOUND}); '{name}' "
-            "was not written. Leave that layer in float with an override in the recipe's scheme, or report this as a defect."
+            "was not written. Leave that layer in float, weights and activations, with an override in the recipe, or report a defect."
         )
     if not tally.forced <= OUTPUT_TOLERANCE:
         raise ExportError(

@@ -98,6 +98,18 @@ def clip_behind(node: Node) -> Node | None:
     return user if user.op.startswith("call") and role_of(user) is Role.CLIP else None
 
 
+def is_float_tensor(node: Node) -> bool:
+    """Whether the node's value is one tensor of a floating type."""
+    dtype = node.meta.get("dtype")
+    return dtype is not None and dtype.is_floating_point
+
+
+def num_tensors(node: Node) -> int:
+    """How many operands are tensors; the same one twice counts twice."""
+    operands = list(node.args[0]) if isinstance(node.args[0], (list, tuple)) else list(node.args)
+    return sum(isinstance(operand, Node) and is_float_tensor(operand) for operand in operands)
+
+
 @dataclass(frozen=True)
 class WeightedLayer:
     """A convolution or linear operator and the nodes around it.

@@ -12,7 +12,7 @@ from torch.fx import GraphModule, Node
 from halfstep.graph.edges import activation_quantizers, behind_quantizer, quantizer_of
 from halfstep.graph.edit import attribute
 from halfstep.graph.names import operator_name
-from halfstep.graph.operators import Role, WeightedLayer, clip_behind, role_of, weighted_layer
+from halfstep.graph.operators import ASKING, Role, WeightedLayer, clip_behind, is_float_tensor, num_tensors, role_of, weighted_layer
 from halfstep.graph.statistics import Statistics
 from halfstep.quantizers import UniformQuantizer
 from halfstep.ranges import Histogram
@@ -74,12 +74,32 @@ def float_operators(graph: GraphModule) -> tuple[FloatOperator, ...]:
     """Operators on float tensors that no integer kernel will run, with the reason."""
     found = []
     for node in graph.graph.nodes:
-        role = role_of(node) if node.op.startswith("call") else Role.QUANTIZER
-        if role not in (Role.FLOAT, Role.UNKNOWN) or not _is_float(node):
-            continue
-        reason = "has no integer form here" if role is Role.FLOAT else "is unknown to halfstep"
-        found.append(FloatOperator(operator_name(node), str(node.meta["name"]), f"{reason}; it runs between a dequantize and a quantize"))
+        reason = _why_float(node) if node.op.startswith("call") and is_float_tensor(node) else None
+        if reason is not None:
+            found.append(FloatOperator(operator_name(node), str(node.meta["name"]), reason))
     return tuple(found)
+
+
+def _why_float(node: Node) -> str | None:
+    """Why an operator stays in float; None where it runs on integers or only moves values."""
+    role = role_of(node)
+    if role is Role.UNKNOWN:
+        return "it is unknown to halfstep; it runs between a dequantize and a quantize"
+    if role is Role.FLOAT:
+        return "it has no integer form here; it runs between a dequantize and a quantize"
+    if role is Role.CLIP:
+        source = node.all_input_nodes[0]
+        is_integer = clip_behind(source) is node or quantizer_of(source) is not None
+        return None if is_integer else "its input is in float"
+    if role not in (*ASKING, Role.AVERAGE):
+        return None
+    operands = [x for x in node.all_input_nodes if is_float_tensor(x)]
+    if any(quantizer_of(x) is None and not (x.op == "get_attr" and weighted_layer(node) is not None) for x in operands):
+        return "an operand of it is in float"
+    layer = weighted_layer(node)
+    if layer is not None and quantizer_of(layer.weight) is None:
+        return "its weight is in float"
+    return "it adds or multiplies by a number" if role is Role.MERGE and num_tensors(node) < 2 else None
 
 
 def num_bytes(graph: GraphModule) -> int:
@@ -105,11 +125,6 @@ def _stored_bytes(x: Tensor, user: Node | None) -> int:
         return x.numel() * x.element_size()
     scales = quantizer.scale.numel() * 4 if isinstance(quantizer, UniformQuantizer) else 0
     return math.ceil(x.numel() * quantizer.grid.bits / 8) + scales
-
-
-def _is_float(node: Node) -> bool:
-    dtype = node.meta.get("dtype")
-    return dtype is not None and bool(dtype.is_floating_point)
 
 
 def _record(graph: GraphModule, row: _Row, statistics: Statistics, weights: dict[str, Tensor], sqnr: float | None) -> LayerRecord:

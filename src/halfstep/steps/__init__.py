@@ -5,9 +5,20 @@ from halfstep.steps.calibrate import Calibrate
 from halfstep.steps.fold_batch_norm import FoldBatchNorm
 from halfstep.steps.place_quantizers import PlaceQuantizers
 from halfstep.steps.round import Round
-from halfstep.steps.scheme import LayerTypes, Override, Scheme, TensorScheme
+from halfstep.steps.scheme import ActivationScheme, LayerTypes, Override, Scheme, TensorScheme, WeightScheme
 
 __all__ = [
-    "STEPS", "AbstractStep", "Calibrate", "Context", "FoldBatchNorm", "LayerTypes", "Override", "PlaceQuantizers", "Round", "Scheme",
+    "STEPS",
+    "AbstractStep",
+    "ActivationScheme",
+    "Calibrate",
+    "Context",
+    "FoldBatchNorm",
+    "LayerTypes",
+    "Override",
+    "PlaceQuantizers",
+    "Round",
+    "Scheme",
     "TensorScheme",
-]  # fmt: skip
+    "WeightScheme",
+]

@@ -32,7 +32,17 @@ from halfstep.errors import GraphError, did_you_mean
 from halfstep.graph.edges import quantizer_of
 from halfstep.graph.edit import attribute, finish, insert_quantizer
 from halfstep.graph.names import operator_name
-from halfstep.graph.operators import ASKING, Role, WeightedLayer, clip_behind, role_of, weighted_layer, weighted_layers
+from halfstep.graph.operators import (
+    ASKING,
+    Role,
+    WeightedLayer,
+    clip_behind,
+    is_float_tensor,
+    num_tensors,
+    role_of,
+    weighted_layer,
+    weighted_layers,
+)
 from halfstep.grid import Grid
 from halfstep.quantizers import AbstractQuantizer, AccumulatorQuantizer, UniformQuantizer
 from halfstep.steps.abstract import STEPS, AbstractStep, Context
@@ -96,7 +106,7 @@ def plan(graph: GraphModule, scheme: Scheme) -> dict[Node, Node]:
     demanded = {operand for node in asking for operand in _operands(node)}
     owners: dict[Node, Node] = {}
     for node in graph.graph.nodes:
-        if not _is_float_tensor(node) or node.op == "output":
+        if not is_float_tensor(node) or node.op == "output":
             continue
         owner = _owner(node, owners, demanded, set(asking), scheme)
         if owner is not None:
@@ -123,24 +133,18 @@ def _owner(node: Node, owners: dict[Node, Node], demanded: set[Node], asking: se
 
 def _asks(node: Node, scheme: Scheme) -> bool:
     """Whether the operands of ``node`` must be on grids."""
-    if node.op != "call_function" or role_of(node) not in ASKING or not _is_float_tensor(node):
+    if node.op != "call_function" or role_of(node) not in ASKING or not is_float_tensor(node):
         return False
-    if role_of(node) in (Role.PRODUCT, Role.MERGE) and _num_tensors(node) < 2:
+    if role_of(node) in (Role.PRODUCT, Role.MERGE) and num_tensors(node) < 2:
         return False  # a number is added or multiplied
     return scheme.weight_grid(Place(node.meta["name"]), None) is not None or role_of(node) is not Role.WEIGHTED
-
-
-def _num_tensors(node: Node) -> int:
-    """How many operands are tensors; the same one twice counts twice."""
-    operands = list(node.args[0]) if isinstance(node.args[0], (list, tuple)) else list(node.args)
-    return sum(isinstance(operand, Node) and _is_float_tensor(operand) for operand in operands)
 
 
 def _operands(node: Node) -> list[Node]:
     """The operands that must be on activation grids: not a stored weight, not a bias."""
     layer = weighted_layer(node)
     if layer is None:
-        return [x for x in node.all_input_nodes if _is_float_tensor(x)]
+        return [x for x in node.all_input_nodes if is_float_tensor(x)]
     return [layer.input] if layer.weight.op == "get_attr" else [layer.input, layer.weight]
 
 
@@ -149,11 +153,6 @@ def _may_stay_in_float(node: Node, scheme: Scheme) -> bool:
     if scheme.outputs or operator_name(node).startswith("conv"):
         return False
     return all(user.op == "output" or (role_of(user) is Role.PASS and _may_stay_in_float(user, scheme)) for user in node.users)
-
-
-def _is_float_tensor(node: Node) -> bool:
-    dtype = node.meta.get("dtype")
-    return dtype is not None and dtype.is_floating_point
 
 
 def _paths(graph: GraphModule) -> dict[Node, str]:

@@ -41,6 +41,20 @@ class TensorScheme(Method):
         return Grid.parse(type_name, symmetric=self.symmetric, channel_axis=axis, narrow=self.narrow)
 
 
+class WeightScheme(TensorScheme):
+    """Of the weights: a symmetric grid for each output channel unless told otherwise."""
+
+    type: str = "int8"
+    per_channel: bool = True
+
+
+class ActivationScheme(TensorScheme):
+    """Of the activations: one grid a tensor, its zero point wherever the values need it, unless told otherwise."""
+
+    type: str = "uint8"
+    symmetric: bool = False
+
+
 class LayerTypes(Method):
     """Types for some layers; None keeps the default. activations: of the output of the layer."""
 
@@ -79,8 +93,8 @@ class Scheme(Method):
     outputs: whether the network's outputs are quantized too, where the operator before them can leave its integers as floats.
     """
 
-    weights: TensorScheme = TensorScheme(type="int8", per_channel=True, narrow=True)
-    activations: TensorScheme = TensorScheme(type="uint8", symmetric=False)
+    weights: WeightScheme = WeightScheme(narrow=True)
+    activations: ActivationScheme = ActivationScheme()
     outputs: bool = False
     first_layer: LayerTypes | None = None
     last_layer: LayerTypes | None = None

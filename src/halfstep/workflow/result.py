@@ -24,7 +24,8 @@ from halfstep.report.report import Report
 from halfstep.workflow.evaluate import Metric, evaluate, prepare
 from halfstep.workflow.latency import measure_latency
 
-GRAPH_FILE, WEIGHTS_FILE, FLOAT_FILE = "model.json", "model.safetensors", "float.safetensors"
+GRAPH_FILE, WEIGHTS_FILE = "model.json", "model.safetensors"
+FLOAT_GRAPH_FILE, FLOAT_FILE = "float.json", "float.safetensors"
 STATISTICS_FILE, SAMPLES_FILE, RECIPE_FILE, FIGURES_FILE = "statistics.safetensors", "samples.safetensors", "recipe.yaml", "figures.json"
 RECORD_FILE, REPORT_FILE, ONNX_FILE = "result.json", "report.html", "model.onnx"
 
@@ -81,6 +82,7 @@ class Result:
         with atomic_directory(directory, force) as folder:
             _write_json(folder / GRAPH_FILE, to_json(self.model))
             safetensors.torch.save_file(_contiguous(self.model.state_dict()), folder / WEIGHTS_FILE)
+            _write_json(folder / FLOAT_GRAPH_FILE, to_json(self.float_model))
             safetensors.torch.save_file(_contiguous(self.float_model.state_dict()), folder / FLOAT_FILE)
             safetensors.torch.save_file({str(index): x.contiguous() for index, x in enumerate(self.samples)}, folder / SAMPLES_FILE)
             self.statistics.save(folder / STATISTICS_FILE)
@@ -98,9 +100,8 @@ def load(directory: str | Path) -> Result:
             f"'{directory}' is not a run directory of halfstep: it holds no {GRAPH_FILE}. 'halfstep quantize --out' makes one."
         )
     try:
-        saved = json.loads((folder / GRAPH_FILE).read_text(encoding="utf-8"))
-        model = from_json(saved, safetensors.torch.load_file(folder / WEIGHTS_FILE))
-        float_model = _in_float(saved, safetensors.torch.load_file(folder / FLOAT_FILE))
+        model = _read_graph(folder / GRAPH_FILE, folder / WEIGHTS_FILE)
+        float_model = _read_graph(folder / FLOAT_GRAPH_FILE, folder / FLOAT_FILE)
         samples = safetensors.torch.load_file(folder / SAMPLES_FILE)
         record = pydantic.TypeAdapter(RunRecord).validate_python(json.loads((folder / RECORD_FILE).read_text(encoding="utf-8")))
         figures = _read_figures(folder / FIGURES_FILE)
@@ -112,10 +113,8 @@ def load(directory: str | Path) -> Result:
     return Result(model, float_model, Recipe.load(folder / RECIPE_FILE), statistics, ordered, record, figures, onnx_path)
 
 
-def _in_float(saved: dict[str, Any], state: dict[str, Tensor]) -> GraphModule:
-    """The saved graph with its quantizers switched off."""
-    modules = {path: {**module, "is_enabled": False} if "is_enabled" in module else module for path, module in saved["modules"].items()}
-    return from_json({**saved, "modules": modules}, state)
+def _read_graph(structure: Path, tensors: Path) -> GraphModule:
+    return from_json(json.loads(structure.read_text(encoding="utf-8")), safetensors.torch.load_file(tensors))
 
 
 def _read_figures(path: Path) -> dict[str, LayerFigures]:
