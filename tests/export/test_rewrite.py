@@ -123,3 +123,15 @@ def test_nothing_is_stored_twice_or_in_float(tmp_path: Path) -> None:
     stored = sum(len(t.raw_data) or onnx.numpy_helper.to_array(t).nbytes for t in model.graph.initializer)
     # a byte a weight; a channel: int32 bias, its scale, the weight's scale and zero point: 13 bytes; a few scalars
     assert num_weights <= stored <= num_weights + 13 * num_channels + 100
+
+
+def test_padding_before_a_convolution_becomes_its_own(tmp_path: Path) -> None:
+    """TensorFlow's 'same' padding, on one side only: no Pad is left, and the convolution pads its right and lower side."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(4, 5, 3, 2, bias=False), nn.ReLU())
+    samples = torch.randn(16, 3, 10, 10, generator=torch.Generator().manual_seed(0))
+    check = hs.export.onnx(hs.quantize(network, samples), tmp_path / "model.onnx")
+    nodes = onnx.load(tmp_path / "model.onnx").graph.node
+    assert not [node for node in nodes if node.op_type == "Pad"]
+    pads = [list(attribute.ints) for node in nodes if node.op_type == "Conv" for attribute in node.attribute if attribute.name == "pads"]
+    assert pads == [[0, 0, 0, 0], [0, 0, 1, 1]]
+    assert check.max_code_difference <= 1

@@ -18,7 +18,7 @@ from halfstep.graph.capture import capture
 from halfstep.graph.statistics import Statistics, fingerprint
 from halfstep.quantizers import quantizers
 from halfstep.recipes import Recipe, shipped
-from halfstep.steps import STEPS, AbstractStep, ActivationScheme, Context, LayerTypes, Override, Scheme, WeightScheme
+from halfstep.steps import STEPS, AbstractStep, Context, LayerTypes, Override, Scheme, WeightScheme
 from halfstep.steps.scheme import Place
 
 CALIBRATE = {"calibrate": {"weights": "min_max", "activations": {"percentile": {"percentile": 99.9}}}}

@@ -8,7 +8,8 @@ bias                                 int32 initializer, DequantizeLinear        
 activation grid below 8 bits         Clip on the uint8 codes                             keeps the int8 kernels
 ReLU or Clip that the grid repeats   dropped: QuantizeLinear saturates                   left in place it can cost the integer kernel
 mean over all spatial axes           GlobalAveragePool                                   ReduceMean has no integer kernel
-zero padding within one grid         Pad on the codes                                    Pad has no integer kernel between DQ and Q
+zero padding before a convolution    pads of the convolution itself                      one operator less
+other zero padding within one grid   Pad on the codes                                    Pad has no integer kernel between DQ and Q
 
 The file is written for opset 21, IR version 10.
 """
@@ -50,6 +51,7 @@ def rewrite(model: ir.Model, marked: Marked) -> ir.Model:
             raise ExportError(f"PyTorch's exporter folded '{name}' into something else, and its codes are lost. Report this as a defect.")
     for node in [node for node in model.graph if node.domain == DOMAIN]:
         _quantize_edge(model.graph, node, marked.edges)
+    _pad_in_convolution(model.graph)
     _pad_on_codes(model.graph)
     ir.passes.common.RemoveUnusedNodesPass()(model)
     model.opset_imports.pop(DOMAIN, None)
@@ -175,25 +177,56 @@ def _mean_to_global_pool(graph: ir.Graph) -> None:
         graph.remove(node, safe=True)
 
 
-def _pad_on_codes(graph: ir.Graph) -> None:
-    """DequantizeLinear, Pad with 0, QuantizeLinear on one grid -> Pad of the codes with their zero point."""
+def _pad_in_convolution(graph: ir.Graph) -> None:
+    """Pad with 0 whose result, on its input's own grid, only convolutions read: they pad themselves, and the pair behind it goes."""
     for node in list(graph):
-        before = node.inputs[0].producer() if node.op_type == "Pad" and node.inputs[0] is not None else None
-        after = [use.node for use in node.outputs[0].uses()]
-        if before is None or before.op_type != "DequantizeLinear" or len(after) != 1 or after[0].op_type != "QuantizeLinear":
+        chain = _grid_preserving_pad(node)
+        if chain is None:
             continue
-        if (
-            not _pads_with_zero(node)
-            or not _same_grid(before, after[0])
-            or ("mode" in node.attributes and node.attributes["mode"].as_string() != "constant")
-        ):
+        before, quantize, dequantize = chain
+        readers = [use.node for use in dequantize.outputs[0].uses()]
+        amounts = ir.convenience.get_const_tensor(node.inputs[1])  # type: ignore[arg-type]
+        if amounts is None or len(node.inputs) > 3 or not readers or any(reader.op_type != "Conv" for reader in readers):
             continue
+        begins, ends = np.split(amounts.numpy(), 2)
+        if any(begins[:2]) or any(ends[:2]) or (begins < 0).any() or (ends < 0).any():
+            continue
+        extra = [int(amount) for amount in (*begins[2:], *ends[2:])]
+        for reader in readers:
+            own = reader.attributes["pads"].as_ints() if "pads" in reader.attributes else [0] * len(extra)
+            reader.attributes["pads"] = ir.AttrInt64s("pads", [a + b for a, b in zip(own, extra, strict=True)])
+        _replace(graph, dequantize.outputs[0], before.outputs[0])
+        graph.remove([dequantize, quantize, node], safe=True)
+
+
+def _grid_preserving_pad(node: ir.Node) -> tuple[ir.Node, ir.Node, ir.Node] | None:
+    """For DequantizeLinear, Pad with 0, QuantizeLinear, DequantizeLinear on one grid: the three around ``node``; else None."""
+    if node.op_type != "Pad" or node.inputs[0] is None or not _pads_with_zero(node):
+        return None
+    if "mode" in node.attributes and node.attributes["mode"].as_string() != "constant":
+        return None
+    before, after = node.inputs[0].producer(), [use.node for use in node.outputs[0].uses()]
+    if before is None or before.op_type != "DequantizeLinear" or len(after) != 1 or after[0].op_type != "QuantizeLinear":
+        return None
+    last = [use.node for use in after[0].outputs[0].uses()]
+    if len(last) != 1 or last[0].op_type != "DequantizeLinear" or not _same_grid(before, after[0]):
+        return None
+    return before, after[0], last[0]
+
+
+def _pad_on_codes(graph: ir.Graph) -> None:
+    """Any other padding within one grid works on the codes, with their zero point."""
+    for node in list(graph):
+        chain = _grid_preserving_pad(node)
+        if chain is None:
+            continue
+        before, quantize, _ = chain
         inputs = [before.inputs[0], node.inputs[1], before.inputs[2], *node.inputs[3:]]
-        codes = after[0].outputs[0]
-        padded = _insert(graph, node, "Pad", inputs, f"{codes.name}.padded", codes.dtype)
+        codes = quantize.outputs[0]
         name = codes.name
+        padded = _insert(graph, node, "Pad", inputs, f"{name}.padded", codes.dtype)
         _replace(graph, codes, padded)
-        graph.remove([after[0], node], safe=True)
+        graph.remove([quantize, node], safe=True)
         padded.name = name
 
 

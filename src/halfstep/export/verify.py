@@ -12,6 +12,7 @@ measured and reported (largest difference relative to the largest output, agreem
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from torch.utils import _pytree as pytree
 from halfstep.errors import ExportError
 from halfstep.export.rewrite import codes_name, storage_offset
 from halfstep.export.session import open_session, run_session
-from halfstep.graph.edges import behind_quantizer, quantizer_of
+from halfstep.graph.edges import activation_quantizers, behind_quantizer, quantizer_of
 from halfstep.graph.run import cut_to, observe, run
 from halfstep.quantizers import UniformQuantizer
 from halfstep.report.record import ExportCheck
@@ -70,8 +71,9 @@ class _Tally:
 
 def verify(graph: GraphModule, path: Path, samples: tuple[Tensor, ...], name: str | None = None) -> ExportCheck:
     """Compare the ONNX file at ``path``, called ``name`` in messages, with ``graph`` on ``samples``; `ExportError` beyond the bound."""
-    edges = _edges(graph)
-    plain, probe = open_session(path), open_session(_with_codes_as_outputs(path, edges))
+    model = ir.load(path)
+    edges = _edges(graph, {str(value.name) for node in model.graph for value in node.outputs})
+    plain, probe = open_session(path), open_session(_with_outputs(model, [codes_name(edge) for edge in edges.values()]))
     tally = _Tally()
     for part, _ in cut_to(samples, graph.meta["batch_size"] or min(_BATCH, len(samples[0]))):
         probed = run_session(probe, part)
@@ -103,20 +105,31 @@ def _judge(tally: _Tally, name: str) -> None:
         )
 
 
-def _edges(graph: GraphModule) -> dict[Node, str]:
-    """Quantizer nodes of activations -> the name of the tensor they quantize."""
-    nodes = [node for node in graph.graph.nodes if (quantizer := quantizer_of(node)) is not None and quantizer.is_enabled]
-    return {node: str(source.meta["name"]) for node in nodes if (source := behind_quantizer(node)).op != "get_attr"}
+def _edges(graph: GraphModule, stored: Collection[str]) -> dict[Node, str]:
+    """Quantizer nodes of activations -> the name of the tensor they quantize.
+
+    A tensor that only moves values of another one's grid may be gone from the file (a padding that its convolution does itself): nothing is
+    rounded there. Any other must be ``stored``.
+    """
+    owners = set(activation_quantizers(graph).values())
+    edges = {}
+    for node in graph.graph.nodes:
+        quantizer = quantizer_of(node)
+        source = behind_quantizer(node) if quantizer is not None and quantizer.is_enabled else node
+        if source is node or source.op == "get_attr":
+            continue
+        name = str(source.meta["name"])
+        if codes_name(name) in stored:
+            edges[node] = name
+        elif source in owners:
+            raise ExportError(f"The exported file lost the quantized tensor '{name}'. Report this as a defect.")
+    return edges
 
 
-def _with_codes_as_outputs(path: Path, edges: dict[Node, str]) -> bytes:
-    """The model with every edge's codes as further outputs."""
-    model = ir.load(path)
+def _with_outputs(model: ir.Model, names: list[str]) -> bytes:
+    """The model with further outputs."""
     values = {value.name: value for node in model.graph for value in node.outputs}
-    for edge in edges.values():
-        if codes_name(edge) not in values:
-            raise ExportError(f"The exported file lost the quantized tensor '{edge}'. Report this as a defect.")
-        model.graph.outputs.append(values[codes_name(edge)])
+    model.graph.outputs.extend(values[name] for name in names)
     serialized: bytes = ir.to_proto(model).SerializeToString()
     return serialized
 

@@ -23,7 +23,7 @@ from halfstep.graph.check import check
 from halfstep.graph.functionalize import functional_module
 from halfstep.graph.lift import lift_modules
 from halfstep.graph.names import name_nodes
-from halfstep.graph.tree import put
+from halfstep.graph.tree import put, without_subnormals
 
 _TOLERANCE = 1e-4  # float32 sums in another order differ by some 1e-6 of the largest value; a missed write by far more
 
@@ -162,10 +162,11 @@ def _resolve(module: nn.Module, path: str) -> object:
 
 
 def _copied(value: object) -> object:
-    """A tensor's clone, parameters staying parameters; anything else itself."""
-    if isinstance(value, nn.Parameter):
-        return nn.Parameter(value.detach().clone(), value.requires_grad)
-    return value.detach().clone() if isinstance(value, Tensor) else value
+    """A tensor's copy without subnormal numbers, parameters staying parameters; anything else itself."""
+    if not isinstance(value, Tensor):
+        return value
+    copied = without_subnormals(value.detach().clone())
+    return nn.Parameter(copied, value.requires_grad) if isinstance(value, nn.Parameter) else copied
 
 
 def _refuse_non_finite(state: dict[str, Tensor | nn.Parameter]) -> None:

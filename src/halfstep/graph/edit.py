@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from halfstep.graph.tree import put
+from halfstep.graph.tree import put, without_subnormals
 from halfstep.quantizers import AbstractQuantizer
 
 
 def add_parameter(graph: GraphModule, path: str, value: Tensor, before: Node) -> Node:
     """A new parameter at the dotted ``path`` and the attribute node that reads it, inserted before ``before``."""
-    put(graph, path, nn.Parameter(value))
+    put(graph, path, nn.Parameter(without_subnormals(value)))
     with graph.graph.inserting_before(before):
         node = graph.graph.get_attr(path)
     node.meta = {"name": path, "shape": tuple(value.shape), "dtype": value.dtype}
@@ -25,7 +25,7 @@ def add_parameter(graph: GraphModule, path: str, value: Tensor, before: Node) ->
 def set_parameter(graph: GraphModule, node: Node, value: Tensor) -> None:
     """Overwrite the tensor an attribute node reads."""
     with torch.no_grad():
-        attribute(graph, node).copy_(value)
+        attribute(graph, node).copy_(without_subnormals(value))
 
 
 def attribute(graph: GraphModule, node: Node) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 
@@ -18,3 +19,14 @@ def put(root: nn.Module, path: str, value: object) -> None:
         root.register_buffer(leaf, value)
     else:
         setattr(root, leaf, value)
+
+
+def without_subnormals(x: Tensor) -> Tensor:
+    """``x`` with numbers too small for a normal float (below 1.2e-38 in float32) set to 0.
+
+    Weight decay leaves such weights behind in channels nothing uses. They change no result, but a processor takes a hundred times longer
+    to multiply by one: convolutions with a few hundred of them ran three to nine times slower.
+    """
+    if not x.is_floating_point():
+        return x
+    return torch.where(x.abs() < torch.finfo(x.dtype).tiny, torch.zeros_like(x), x)
