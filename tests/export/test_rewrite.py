@@ -71,7 +71,8 @@ def test_the_mean_over_all_pixels_is_a_global_pool(tmp_path: Path) -> None:
 
 
 def test_zero_padding_is_done_on_codes(tmp_path: Path) -> None:
-    model = export(Function(lambda x: F.pad(F.relu(x), (1, 1, 1, 1))), X, tmp_path)
+    """Channels are added, which no convolution does itself."""
+    model = export(Function(lambda x: F.pad(F.relu(x), (1, 1, 1, 1, 1, 2)), num_channels=7), X, tmp_path)
     (pad,) = [node for node in model.graph.node if node.op_type == "Pad"]
     producers = {output: node.op_type for node in model.graph.node for output in node.output}
     assert producers[pad.input[0]] == "QuantizeLinear"
@@ -79,7 +80,7 @@ def test_zero_padding_is_done_on_codes(tmp_path: Path) -> None:
 
 def test_padding_a_signed_range_puts_in_the_zero_point(tmp_path: Path) -> None:
     """Without a ReLU the zero point is not 0: the export's own comparison fails where 0 is put in."""
-    assert operators(export(Function(lambda x: F.pad(x, (2, 0, 0, 1))), X, tmp_path))["Pad"] == 1
+    assert operators(export(Function(lambda x: F.pad(x, (2, 0, 0, 1, 2, 0)), num_channels=6), X, tmp_path))["Pad"] == 1
 
 
 def test_padding_with_another_number_keeps_its_number(tmp_path: Path) -> None:

@@ -155,5 +155,4 @@ def test_subnormal_weights_become_zero() -> None:
         network.weight.copy_(torch.tensor([[1e-39, 1.0, -1e-40, 1e-37], [2.0, 1e-45, 0.0, -3.0]]))
     graph = capture(network, (torch.ones(2, 4),))
     assert graph.get_parameter("weight").tolist() == [[0.0, 1.0, 0.0, float(torch.tensor(1e-37))], [2.0, 0.0, 0.0, -3.0]]
-    assert float(network.weight.detach().abs().min()) == 0.0
-    assert float(network.weight[0, 0]) != 0.0  # the user's own tensor is as it was
+    assert float(network.weight.detach()[0, 0]) != 0.0  # the user's own tensor is as it was
