@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from jaxtyping import install_import_hook
+
+# The shapes that annotations promise are checked at every call, here and nowhere else. Before anything imports these rooms.
+install_import_hook(["halfstep.ranges", "halfstep.rounding"], "beartype.beartype")
 
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT / "tests"))  # zoo.py, which many tests import

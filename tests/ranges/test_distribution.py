@@ -33,3 +33,10 @@ def test_extremes_contain_zero() -> None:
     low, high = Distribution.of_tensor(x, 0).extremes()
     assert low.tolist() == [0.0, -2.0, -1.0, 0.0]
     assert high.tolist() == [2.0, 0.0, 3.0, 0.0]
+
+
+def test_shapes_are_checked() -> None:
+    """The annotations hold in the tests: three rows of values do not go with two extremes."""
+    values, extremes = torch.zeros(3, 5), torch.zeros(2, dtype=torch.float64)
+    with pytest.raises(Exception, match="minimum|maximum"):
+        Distribution(values, torch.ones(1, 5), extremes, extremes)

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from halfstep.grid import Grid
@@ -17,8 +18,8 @@ from halfstep.registry import Method, Registry
 class Range:
     """The real values a grid has to cover, one pair a channel: ``minimum <= 0 <= maximum``, float64 of shape [C]."""
 
-    minimum: Tensor
-    maximum: Tensor
+    minimum: Float[Tensor, "*shape"]
+    maximum: Float[Tensor, "*shape"]
 
     def fit(self, grid: Grid) -> tuple[Tensor, Tensor]:
         """(scale, zero_point) of shape [C] with which ``grid`` covers the range; scale 0 where the range is empty.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 
@@ -12,14 +13,14 @@ from torch import Tensor
 class Distribution:
     """One row a channel (a single row for a whole tensor).
 
-    values: float32 [C, K], ascending in every row; counts: float32 [C, K] or [1, K], how often each occurs.
-    minimum, maximum: float64 [C], the exact extremes; ``values`` may miss them by half a bin where they come from a histogram.
+    values: float32, ascending in every row; counts: float32, how often each occurs, one row for all where they are equal.
+    minimum, maximum: float64, the exact extremes; ``values`` may miss them by half a bin where they come from a histogram.
     """
 
-    values: Tensor
-    counts: Tensor
-    minimum: Tensor
-    maximum: Tensor
+    values: Float[Tensor, "C K"]
+    counts: Float[Tensor, "#C K"]
+    minimum: Float[Tensor, " C"]
+    maximum: Float[Tensor, " C"]
 
     @classmethod
     def of_tensor(cls, x: Tensor, channel_axis: int | None = None) -> Distribution:
@@ -28,6 +29,6 @@ class Distribution:
         values = torch.sort(rows, dim=1).values
         return cls(values, torch.ones_like(values[:1]), values[:, 0].double(), values[:, -1].double())
 
-    def extremes(self) -> tuple[Tensor, Tensor]:
+    def extremes(self) -> tuple[Float[Tensor, " C"], Float[Tensor, " C"]]:
         """(minimum, maximum) of shape [C], widened to contain 0, which every grid represents exactly."""
         return self.minimum.clamp(max=0), self.maximum.clamp(min=0)

@@ -19,6 +19,7 @@ from functools import partial
 from typing import final
 
 import torch
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
@@ -59,7 +60,7 @@ class MeanSquaredError(AbstractRange):
         best = squared_error(distribution, *ends.fit(grid), grid).argmin(1)
         return Range(low * for_low[best], high * for_high[best])
 
-    def _search(self, distribution: Distribution, grid: Grid, candidates: Callable[[Tensor], Range]) -> Tensor:
+    def _search(self, distribution: Distribution, grid: Grid, candidates: Callable[[Tensor], Range]) -> Float[Tensor, " C"]:
         """The factor [C] whose range has the smallest error; ``candidates`` maps factors [C, T] to ranges of [C, T] ends."""
         num_rows, step = len(distribution.minimum), 1 / self.num_candidates
         factors = torch.linspace(step, 1, self.num_candidates, dtype=torch.float64).expand(num_rows, -1)
@@ -76,14 +77,18 @@ def _shrink_low(other: Range, low: Tensor, factors: Tensor) -> Range:
     return Range(low[:, None] * factors, other.maximum[:, None].expand_as(factors))
 
 
-def _argmin(distribution: Distribution, grid: Grid, candidates: Callable[[Tensor], Range], factors: Tensor) -> Tensor:
+def _argmin(
+    distribution: Distribution, grid: Grid, candidates: Callable[[Tensor], Range], factors: Float[Tensor, "C T"]
+) -> Float[Tensor, " C"]:
     """The best of factors [C, T] in each row; the largest one wins a tie, so that nothing is clipped without need."""
     factors = factors.flip(1)
     error = squared_error(distribution, *candidates(factors).fit(grid), grid)
     return factors.gather(1, error.argmin(1, keepdim=True))[:, 0]
 
 
-def squared_error(distribution: Distribution, scale: Tensor, zero_point: Tensor, grid: Grid) -> Tensor:
+def squared_error(
+    distribution: Distribution, scale: Float[Tensor, "C T"], zero_point: Float[Tensor, "C T"], grid: Grid
+) -> Float[Tensor, "C T"]:
     """Sum over each row of count * (value - quantized value)^2, for scales and zero points of shape [C, T]; float64 [C, T].
 
     Where the scale is 0 (an empty range) everything quantizes to 0.

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import final
 
 import torch
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
@@ -35,8 +36,8 @@ class Percentile(AbstractRange):
         return Range(torch.where(is_empty, lowest, low), torch.where(is_empty, highest, high))
 
 
-def _quantile(values: Tensor, counts: Tensor, share: float) -> Tensor:
-    """The smallest value of each row up to which at least ``share`` of the row's counts lie; [C, K] -> [C]."""
+def _quantile(values: Float[Tensor, "C K"], counts: Float[Tensor, "#C K"], share: float) -> Float[Tensor, " C"]:
+    """The smallest value of each row up to which at least ``share`` of the row's counts lie."""
     cumulated = counts.double().cumsum(1).expand_as(values).contiguous()
     index = torch.searchsorted(cumulated, share * cumulated[:, -1:] * (1 - 1e-12))
     return values.gather(1, index.clamp(max=values.shape[1] - 1))[:, 0]
