@@ -38,5 +38,5 @@ def test_extremes_contain_zero() -> None:
 def test_shapes_are_checked() -> None:
     """The annotations hold in the tests: three rows of values do not go with two extremes."""
     values, extremes = torch.zeros(3, 5), torch.zeros(2, dtype=torch.float64)
-    with pytest.raises(Exception, match="minimum|maximum"):
+    with pytest.raises(Exception, match=r"minimum|maximum"):
         Distribution(values, torch.ones(1, 5), extremes, extremes)
