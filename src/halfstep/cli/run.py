@@ -11,6 +11,7 @@ from halfstep.cli.terminal import output, progress, say
 from halfstep.data import Data
 from halfstep.files import atomic_directory
 from halfstep.report.table import summary
+from halfstep.report.words import check_sentences
 from halfstep.workflow.result import ONNX_FILE, RECORD_FILE, REPORT_FILE
 
 
@@ -43,6 +44,8 @@ def run(
     if json is not None:  # only now: it may lie inside ``out``
         report.json(json)
     output().print(summary(report.record))
+    for sentence in check_sentences(report.record.export_check):
+        say(sentence)
     for note in report.record.notes:
         say(f"Note: {note}")
     say(f"Report: {out / REPORT_FILE}")
