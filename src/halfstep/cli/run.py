@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import torch
 
 import halfstep as hs
-from halfstep.cli.terminal import output, progress, say
+from halfstep.cli.terminal import PIPE_WIDTH, output, progress, say
 from halfstep.data import Data
 from halfstep.files import atomic_directory
 from halfstep.report.table import summary
@@ -44,8 +45,8 @@ def run(
     if json is not None:  # only now: it may lie inside ``out``
         report.json(json)
     output().print(summary(report.record))
-    for sentence in check_sentences(report.record.export_check):
-        say(sentence)
+    for line in textwrap.wrap(" ".join(check_sentences(report.record.export_check)), PIPE_WIDTH):
+        say(line)
     for note in report.record.notes:
         say(f"Note: {note}")
     say(f"Report: {out / REPORT_FILE}")
