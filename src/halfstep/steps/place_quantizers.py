@@ -102,13 +102,13 @@ def _places(graph: GraphModule) -> dict[Node, Place]:
 
 def plan(graph: GraphModule, scheme: Scheme) -> dict[Node, Node]:
     """For every node whose output gets a quantizer, in order: the node that owns it (itself, or the one whose grid it shares)."""
-    asking = [node for node in graph.graph.nodes if _asks(node, scheme)]
+    asking = {node for node in graph.graph.nodes if _asks(node, scheme)}
     demanded = {operand for node in asking for operand in _operands(node)}
     owners: dict[Node, Node] = {}
     for node in graph.graph.nodes:
         if not is_float_tensor(node) or node.op == "output":
             continue
-        owner = _owner(node, owners, demanded, set(asking), scheme)
+        owner = _owner(node, owners, demanded, asking, scheme)
         if owner is not None:
             owners[node] = owner
     return owners
