@@ -1,0 +1,123 @@
+"""A layer as a linear map: how its weight is a set of rows, and which of its inputs meet them.
+
+    y[n, g R + r, p] = sum_j  W[g, r, j] x[n, g, p, j]  +  b[g R + r]
+
+n: sample. p: output position (one for a linear layer on vectors). g: group. r: output channel of the group. j: entry of a row, that is an
+input channel and a place in the kernel. x[n, g, p]: the patch of the input that output position p sees, with zeros where it reaches over
+the border (Nagel et al. 2020, appendix B). A transposed convolution is a convolution of its input spread out with zeros.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class LinearOperator:
+    """A linear layer (the default) or a convolution with ``len(stride)`` spatial axes, transposed or not.
+
+    Weights have the shape PyTorch gives them: [O, I / groups, *kernel], transposed [I, O / groups, *kernel], linear [O, I].
+    """
+
+    stride: tuple[int, ...] = ()
+    padding: tuple[int, ...] = ()
+    dilation: tuple[int, ...] = ()
+    groups: int = 1
+    is_transposed: bool = False
+    output_padding: tuple[int, ...] = ()
+
+    @property
+    def num_axes(self) -> int:
+        """Spatial axes: 0 for a linear layer."""
+        return len(self.stride)
+
+    def rows(self, weight: Tensor) -> Tensor:
+        """``weight`` as [G, R, d]: of each group, a row for each output channel, input channel before kernel place."""
+        if self.is_transposed:
+            return weight.unflatten(0, (self.groups, -1)).transpose(1, 2).flatten(3).flatten(2)
+        return weight.unflatten(0, (self.groups, -1)).flatten(2)
+
+    def weight(self, rows: Tensor, shape: torch.Size) -> Tensor:
+        """The inverse of `rows` for a weight of ``shape``."""
+        if not self.is_transposed:
+            return rows.reshape(shape)
+        inputs, outputs = shape[0] // self.groups, shape[1]
+        return rows.reshape(self.groups, outputs, inputs, *shape[2:]).transpose(1, 2).reshape(shape)
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """The layer's output for the input ``x`` [N, I, *space] ([..., I] for a linear layer)."""
+        if self.num_axes == 0:
+            return F.linear(x, weight, bias)
+        if self.is_transposed:
+            call: Any = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[self.num_axes - 1]
+            found: Tensor = call(x, weight, bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation)
+            return found
+        convolution: Any = (F.conv1d, F.conv2d, F.conv3d)[self.num_axes - 1]
+        found = convolution(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+        return found
+
+    def num_positions(self, x: Tensor, weight: Tensor) -> int:
+        """Output positions of one sample."""
+        if self.num_axes == 0:
+            return math.prod(x.shape[1:-1])
+        return math.prod(self._output_space(x, weight))
+
+    def patches(self, x: Tensor, weight: Tensor, positions: Tensor) -> Tensor:
+        """What the output ``positions`` [N, P] (flat indices) of each sample see of ``x``: [G, N P, d], in the order of `rows`.
+
+        Only the chosen positions are gathered: the input is never unfolded. ``weight`` gives the kernel's size alone.
+        """
+        if self.num_axes == 0:
+            flat = x.reshape(len(x), -1, x.shape[-1])
+            chosen = flat.gather(1, positions[..., None].expand(-1, -1, flat.shape[-1]))
+            return chosen.flatten(0, 1)[None]
+        space = self._output_space(x, weight)
+        x, stride, kernel = self._padded(x, weight), (1,) * self.num_axes if self.is_transposed else self.stride, weight.shape[2:]
+        places = self._places(positions, space, stride, kernel, x.shape[2:])  # [N, P, K] into the padded space
+        channels_last = x.flatten(2).transpose(1, 2)  # [N, S, I]: one contiguous read a place where images already lie so
+        offsets = torch.arange(len(x), device=x.device)[:, None, None] * channels_last.shape[1]
+        gathered = channels_last.reshape(-1, x.shape[1])[(places + offsets).flatten()]  # [N P K, I]
+        num_places = math.prod(kernel)
+        grouped = gathered.view(-1, num_places, self.groups, x.shape[1] // self.groups)
+        return grouped.permute(2, 0, 3, 1).flatten(2)
+
+    def _output_space(self, x: Tensor, weight: Tensor) -> list[int]:
+        sizes = []
+        for axis in range(self.num_axes):
+            size, reach = x.shape[2 + axis], self.dilation[axis] * (weight.shape[2 + axis] - 1)
+            if self.is_transposed:
+                sizes.append((size - 1) * self.stride[axis] - 2 * self.padding[axis] + reach + self.output_padding[axis] + 1)
+            else:
+                sizes.append((size + 2 * self.padding[axis] - reach - 1) // self.stride[axis] + 1)
+        return sizes
+
+    def _padded(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The input with the zeros the kernel meets; spread out by the stride for a transposed convolution."""
+        if not self.is_transposed:
+            return F.pad(x, [side for padding in reversed(self.padding) for side in (padding, padding)])
+        spread = x.new_zeros(*x.shape[:2], *((n - 1) * s + 1 for n, s in zip(x.shape[2:], self.stride, strict=True)))
+        spread[(..., *(slice(None, None, s) for s in self.stride))] = x
+        sides = []
+        for axis in reversed(range(self.num_axes)):
+            before = self.dilation[axis] * (weight.shape[2 + axis] - 1) - self.padding[axis]
+            sides += [before, before + self.output_padding[axis]]
+        return F.pad(spread, sides)
+
+    def _places(self, positions: Tensor, space: list[int], stride: tuple[int, ...], kernel: torch.Size, padded: torch.Size) -> Tensor:
+        """Flat index into the padded space of every kernel place at every position: [N, P, K]."""
+        corners = torch.unravel_index(positions, space)
+        axes = [torch.arange(size, device=positions.device) for size in kernel]
+        if self.is_transposed:  # the kernel meets the spread input mirrored
+            axes = [axis.flip(0) for axis in axes]
+        taps = torch.meshgrid(*axes, indexing="ij")
+        flat = torch.zeros((), dtype=torch.int64, device=positions.device)
+        for axis in range(self.num_axes):
+            place = corners[axis][..., None] * stride[axis] + taps[axis].flatten() * self.dilation[axis]
+            flat = flat * padded[axis] + place
+        return flat
