@@ -30,13 +30,13 @@ class Passes:
 
 
 def run_all(steps: list[AbstractStep], batches: Passes, statistics: Statistics | None = None, seen: list[object] | None = None) -> Outcome:
-    context = Context(Scheme(), statistics or Statistics("x"), torch.Generator().manual_seed(0))
-
-    def progress(phase: str, done: int, total: int | None) -> None:
+    def progress(phase: str, done: float, total: int | None) -> None:
         if seen is not None:
             seen.append((phase, done, total))
 
-    return run_steps(zoo.captured(batches.name), steps, context, batches, 15, progress, Stopwatch())
+    generator = torch.Generator().manual_seed(0)
+    context = Context(Scheme(), statistics or Statistics("x"), generator, batches=batches, num_samples=15, progress=progress)
+    return run_steps(zoo.captured(batches.name), steps, context, Stopwatch())
 
 
 STEPS = [FoldBatchNorm(), PlaceQuantizers(), Calibrate(), Round()]

@@ -21,8 +21,8 @@ from halfstep.files import atomic_path
 
 PIPE_WIDTH = 120  # columns of a table that no terminal limits
 
-Report = Callable[[str, int, int | None], None]
-"""How long work tells where it is: called with a phase, the steps done, and the steps in all (None: not known)."""
+Report = Callable[[str, float, int | None], None]
+"""How long work tells where it is: called with a phase, the steps done, and the steps in all (None: not known, or as before)."""
 
 
 def output() -> Console:
@@ -79,10 +79,10 @@ def progress() -> Iterator[Report | None]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
         tasks: dict[str, TaskID] = {}
 
-        def report(phase: str, done: int, total: int | None) -> None:
+        def report(phase: str, done: float, total: int | None) -> None:
             if phase not in tasks:
                 tasks[phase] = bars.add_task(phase, total=total)
-            bars.update(tasks[phase], completed=done, total=total)
+            bars.update(tasks[phase], completed=done, total=total)  # rich leaves a total of None as it was
 
         yield report
 

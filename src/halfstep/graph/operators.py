@@ -15,13 +15,16 @@ Anything else is unknown: it stays in float too, and the report names it.
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 from torch.fx import Node
 
 from halfstep.graph.names import operator_name
 from halfstep.quantizers import AbstractQuantizer
+from halfstep.rounding import LinearOperator
 
 
 class Role(enum.Enum):
@@ -126,6 +129,11 @@ class WeightedLayer:
     groups: int
 
     @property
+    def is_transposed(self) -> bool:
+        """Whether it is a transposed convolution."""
+        return "transpose" in operator_name(self.node)
+
+    @property
     def name(self) -> str:
         """The user's name of the layer."""
         return str(self.node.meta["name"])
@@ -135,21 +143,42 @@ def weighted_layer(node: Node) -> WeightedLayer | None:
     """The layer view of a WEIGHTED node; None for any other node."""
     if node.op != "call_function" or role_of(node) is not Role.WEIGHTED:
         return None
-    is_transposed = "transpose" in operator_name(node)
     bias = node.args[2] if len(node.args) > 2 else node.kwargs.get("bias")
-    groups = 1 if operator_name(node) == "linear" else _argument(node, "groups", 1)
+    groups = 1 if operator_name(node) == "linear" else argument(node, "groups", 1)
     x, weight = node.args[:2]
     assert isinstance(x, Node) and isinstance(weight, Node)
-    return WeightedLayer(node, x, weight, bias if isinstance(bias, Node) else None, int(is_transposed), int(groups))
+    return WeightedLayer(node, x, weight, bias if isinstance(bias, Node) else None, int("transpose" in operator_name(node)), int(groups))
 
 
-def _argument(node: Node, name: str, default: int) -> int:
+def argument(node: Node, name: str, default: Any) -> Any:
     """The value of a named argument of an ATen call, wherever it stands."""
     schema = node.target._schema  # type: ignore[union-attr]
-    position = next(index for index, argument in enumerate(schema.arguments) if argument.name == name)
-    value = node.args[position] if position < len(node.args) else node.kwargs.get(name, default)
-    assert isinstance(value, int)
-    return value
+    position = next(index for index, entry in enumerate(schema.arguments) if entry.name == name)
+    return node.args[position] if position < len(node.args) else node.kwargs.get(name, default)
+
+
+def linear_operator(layer: WeightedLayer, kernel: Sequence[int]) -> LinearOperator:
+    """What the layer does with its weight, whose last axes are ``kernel``."""
+    name, node = operator_name(layer.node), layer.node
+    if name == "linear":
+        return LinearOperator()
+    num_axes = int(name[-2])
+    stride, dilation = (_spread(argument(node, option, 1), num_axes) for option in ("stride", "dilation"))
+    padding = argument(node, "padding", 0)
+    if layer.is_transposed:
+        extra = _spread(argument(node, "output_padding", 0), num_axes)
+        return LinearOperator(stride, _spread(padding, num_axes), dilation, layer.groups, True, extra)
+    if not isinstance(padding, str):
+        return LinearOperator(stride, _spread(padding, num_axes), dilation, layer.groups)
+    sums = [d * (size - 1) if padding == "same" else 0 for d, size in zip(dilation, kernel, strict=True)]
+    half = tuple(total // 2 for total in sums)
+    return LinearOperator(stride, half, dilation, layer.groups, end_padding=tuple(total % 2 for total in sums))
+
+
+def _spread(value: int | Sequence[int], num_axes: int) -> tuple[int, ...]:
+    """One number for each axis; a single one stands for all."""
+    values = (value,) if isinstance(value, int) else tuple(value)
+    return values * num_axes if len(values) == 1 else values
 
 
 def weighted_layers(graph: object) -> list[WeightedLayer]:

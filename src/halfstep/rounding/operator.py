@@ -10,6 +10,7 @@ the border (Nagel et al. 2020, appendix B). A transposed convolution is a convol
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ class LinearOperator:
     """A linear layer (the default) or a convolution with ``len(stride)`` spatial axes, transposed or not.
 
     Weights have the shape PyTorch gives them: [O, I / groups, *kernel], transposed [I, O / groups, *kernel], linear [O, I].
+    end_padding: zeros that only the end of each axis gets ('same' padding of a kernel of even size); none where it is empty.
     """
 
     stride: tuple[int, ...] = ()
@@ -31,6 +33,7 @@ class LinearOperator:
     groups: int = 1
     is_transposed: bool = False
     output_padding: tuple[int, ...] = ()
+    end_padding: tuple[int, ...] = ()
 
     @property
     def num_axes(self) -> int:
@@ -39,9 +42,8 @@ class LinearOperator:
 
     def rows(self, weight: Tensor) -> Tensor:
         """``weight`` as [G, R, d]: of each group, a row for each output channel, input channel before kernel place."""
-        if self.is_transposed:
-            return weight.unflatten(0, (self.groups, -1)).transpose(1, 2).flatten(3).flatten(2)
-        return weight.unflatten(0, (self.groups, -1)).flatten(2)
+        grouped: Tensor = weight.unflatten(0, (self.groups, -1))  # type: ignore[no-untyped-call]
+        return (grouped.transpose(1, 2) if self.is_transposed else grouped).flatten(2)
 
     def weight(self, rows: Tensor, shape: torch.Size) -> Tensor:
         """The inverse of `rows` for a weight of ``shape``."""
@@ -58,6 +60,8 @@ class LinearOperator:
             call: Any = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[self.num_axes - 1]
             found: Tensor = call(x, weight, bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation)
             return found
+        if any(self.end_padding):
+            x = F.pad(x, _both_sides([0] * self.num_axes, self.end_padding))
         convolution: Any = (F.conv1d, F.conv2d, F.conv3d)[self.num_axes - 1]
         found = convolution(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
         return found
@@ -94,20 +98,21 @@ class LinearOperator:
             if self.is_transposed:
                 sizes.append((size - 1) * self.stride[axis] - 2 * self.padding[axis] + reach + self.output_padding[axis] + 1)
             else:
-                sizes.append((size + 2 * self.padding[axis] - reach - 1) // self.stride[axis] + 1)
+                end = self.end_padding[axis] if self.end_padding else 0
+                sizes.append((size + 2 * self.padding[axis] + end - reach - 1) // self.stride[axis] + 1)
         return sizes
 
     def _padded(self, x: Tensor, weight: Tensor) -> Tensor:
         """The input with the zeros the kernel meets; spread out by the stride for a transposed convolution."""
         if not self.is_transposed:
-            return F.pad(x, [side for padding in reversed(self.padding) for side in (padding, padding)])
+            ends = [p + q for p, q in zip(self.padding, self.end_padding or (0,) * self.num_axes, strict=True)]
+            return F.pad(x, _both_sides(self.padding, ends))
         spread = x.new_zeros(*x.shape[:2], *((n - 1) * s + 1 for n, s in zip(x.shape[2:], self.stride, strict=True)))
-        spread[(..., *(slice(None, None, s) for s in self.stride))] = x
-        sides = []
-        for axis in reversed(range(self.num_axes)):
-            before = self.dilation[axis] * (weight.shape[2 + axis] - 1) - self.padding[axis]
-            sides += [before, before + self.output_padding[axis]]
-        return F.pad(spread, sides)
+        places: Any = (..., *(slice(None, None, s) for s in self.stride))
+        spread[places] = x
+        reach = [d * (size - 1) for d, size in zip(self.dilation, weight.shape[2:], strict=True)]
+        starts = [r - p for r, p in zip(reach, self.padding, strict=True)]
+        return F.pad(spread, _both_sides(starts, [start + q for start, q in zip(starts, self.output_padding, strict=True)]))
 
     def _places(self, positions: Tensor, space: list[int], stride: tuple[int, ...], kernel: torch.Size, padded: torch.Size) -> Tensor:
         """Flat index into the padded space of every kernel place at every position: [N, P, K]."""
@@ -121,3 +126,8 @@ class LinearOperator:
             place = corners[axis][..., None] * stride[axis] + taps[axis].flatten() * self.dilation[axis]
             flat = flat * padded[axis] + place
         return flat
+
+
+def _both_sides(starts: Sequence[int], ends: Sequence[int]) -> list[int]:
+    """As `F.pad` wants them: the last axis first."""
+    return [side for pair in reversed(list(zip(starts, ends, strict=True))) for side in pair]

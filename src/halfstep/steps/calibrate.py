@@ -9,7 +9,7 @@ channel's s_w is raised until it does not (its weights are then so small that th
 
 from __future__ import annotations
 
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from pydantic import field_validator
@@ -32,6 +32,8 @@ _LARGEST_BIAS = 2**30
 @STEPS.register("calibrate")
 class Calibrate(AbstractStep):
     """weights, activations: the range estimator of each, as its name or ``{name: {option: value}}``."""
+
+    quantizes: ClassVar[bool] = True
 
     weights: Spec = "mse"
     activations: Spec = "mse"
@@ -63,7 +65,8 @@ class Calibrate(AbstractStep):
             _refuse_constant_zero(str(node.meta["name"]), distribution)
             scale, zero_point = activation_range.range(distribution, quantizer.grid).fit(quantizer.grid)
             quantizer.set(scale.squeeze(0), zero_point.squeeze(0))
-        _calibrate_weights(graph, RANGES.create(self.weights))
+        context.weight_range = RANGES.create(self.weights)
+        _calibrate_weights(graph, context.weight_range)
         for _, quantizer in quantizers(graph):
             if isinstance(quantizer, AccumulatorQuantizer):
                 quantizer.is_enabled = True

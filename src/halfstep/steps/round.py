@@ -2,33 +2,58 @@
 
     w <- (codes - z) s          codes = rounding(w / s) + z, clipped to the grid
 
-w: the weight, s: its scale, z: its zero point.
+w: the weight, s: its scale, z: its zero point. Methods that look at data get them from one walk through the network (`steps.walk`), layer
+by layer, each behind the layers that are already on their grids; a method may refit s, and may leave the bias to be set so that the mean
+of every output is kept:
+
+    b <- b + W E[x] - W_q E[x̂]
+
+x, x̂: the layer's input in the float network and behind the quantized layers (empirical bias correction, Nagel et al. 2019, equation 14,
+made part of the objective).
 """
 
 from __future__ import annotations
 
-from typing import final
+import dataclasses
+from functools import partial
+from typing import ClassVar, final
 
 import torch
-from pydantic import field_validator
-from torch.fx import GraphModule
+from pydantic import Field, field_validator
+from torch import Tensor
+from torch.fx import GraphModule, Node
 
-from halfstep.errors import GraphError
+from halfstep.errors import CalibrationError, GraphError
 from halfstep.graph.edges import behind_quantizer, quantizer_of
 from halfstep.graph.edit import attribute, set_parameter
-from halfstep.graph.operators import weighted_layers
+from halfstep.graph.operators import WeightedLayer, linear_operator, weighted_layers
+from halfstep.grid import Quantized
 from halfstep.quantizers import UniformQuantizer
 from halfstep.registry import Spec
-from halfstep.rounding import ROUNDINGS, AbstractRounding, RoundingProblem
+from halfstep.rounding import ROUNDINGS, AbstractRounding, Moments, RoundingProblem
 from halfstep.steps.abstract import STEPS, AbstractStep, Context
+from halfstep.steps.part import solve
+from halfstep.steps.problem import gather_moments, gather_samples
+from halfstep.steps.walk import MEMORY, Walk
 
 
 @final
 @STEPS.register("round")
 class Round(AbstractStep):
-    """method: the rounding, as its name or ``{name: {option: value}}``."""
+    """method: the rounding, as its name or ``{name: {option: value}}``.
+
+    num_positions: output positions of each calibration input that enter the moments of a convolution. quantized_activations: whether a
+    layer is solved behind quantized activations or behind quantized weights alone. keep_zeros: whether weights that are exactly 0 stay 0,
+    as in a pruned network. memory: gigabytes of activations held in memory; more than that goes to temporary files.
+    """
+
+    quantizes: ClassVar[bool] = True
 
     method: Spec = "nearest"
+    num_positions: int = Field(default=16, ge=1)
+    quantized_activations: bool = True
+    keep_zeros: bool = False
+    memory: float = Field(default=MEMORY / 2**30, gt=0)
 
     @field_validator("method")
     @classmethod
@@ -36,20 +61,31 @@ class Round(AbstractStep):
         ROUNDINGS.create(value)
         return value
 
+    def full_spec(self) -> Spec:
+        """With the options of the rounding written out."""
+        return {self.name: self.model_dump(mode="json") | {"method": ROUNDINGS.create(self.method).full_spec()}}
+
     def apply(self, graph: GraphModule, context: Context) -> GraphModule:
         """Replace each quantized weight by ``(codes - zero_point) * scale``; its quantizer gives the same codes again."""
         rounding: AbstractRounding = ROUNDINGS.create(self.method)
-        done = set()
-        for layer in weighted_layers(graph):
-            quantizer = quantizer_of(layer.weight)
-            if not isinstance(quantizer, UniformQuantizer) or layer.weight.target in done:
-                continue
-            done.add(layer.weight.target)
-            source = behind_quantizer(layer.weight)
-            if source.op != "get_attr":
-                continue
-            problem = RoundingProblem(attribute(graph, source), quantizer.scale, quantizer.zero_point, quantizer.grid)
-            set_parameter(graph, source, rounding.round(problem, context.generator).dequantize())
+        layers = {layer.node: layer for layer in layers_to_round(graph)}
+        if not (rounding.uses_moments or rounding.uses_samples or rounding.uses_curvature or _refines(context)):
+            for index, layer in enumerate(layers.values()):
+                store(graph, layer, rounding.round(self._problem(graph, layer), context.generator_for(index)))
+            return graph
+        assert context.reference is not None
+        walk = Walk(
+            graph,
+            context.reference,
+            context.batches(),
+            with_activations=self.quantized_activations,
+            is_shared=not rounding.uses_samples,
+            memory=int(self.memory * 2**30),
+        )
+        for index, node in enumerate(walk.stops(layers)):
+            context.progress(self.name, index, len(layers))
+            self._round_layer(walk, layers[node], rounding, context, index)
+        context.notes.append(f"The walk of step '{self.name}' held at most {walk.peak_bytes / 2**20:.0f} MB of activations in memory.")
         return graph
 
     def ensures(self, graph: GraphModule) -> None:
@@ -61,3 +97,116 @@ class Round(AbstractStep):
             weight = attribute(graph, source)
             if not torch.equal(quantizer(weight), weight):
                 raise GraphError(f"The weight of '{layer.name}' does not lie on its grid.")
+
+    def _problem(self, graph: GraphModule, layer: WeightedLayer) -> RoundingProblem:
+        """What is known without data."""
+        quantizer, weight = quantizer_of(layer.weight), attribute(graph, behind_quantizer(layer.weight))
+        assert isinstance(quantizer, UniformQuantizer)
+        bias = None if layer.bias is None else _bias_source(layer)
+        return RoundingProblem(
+            weight.clone(),
+            quantizer.scale.clone(),
+            quantizer.zero_point.clone(),
+            quantizer.grid,
+            linear_operator(layer, weight.shape[2:]),
+            bias=None if bias is None else attribute(graph, bias).clone(),
+            keep=weight == 0 if self.keep_zeros else None,
+        )
+
+    def _round_layer(self, walk: Walk, layer: WeightedLayer, rounding: AbstractRounding, context: Context, index: int) -> None:
+        """Solve one layer, or take what an interrupted run found, and store it."""
+        entry = (f"{context.position}-{self.name}", f"{index}-{layer.name}")
+        saved = None if context.checkpoint is None else context.checkpoint.read(*entry)
+        if saved is None:
+            problem = self._with_data(self._problem(walk.graph, layer), walk, layer, rounding, context, index)
+            try:
+                quantized = solve(rounding, problem, context.generator_for(index))
+            except CalibrationError as error:
+                raise CalibrationError(f"Layer '{layer.name}': {error}") from error
+            saved = {"codes": quantized.codes, "scale": quantized.scale}
+            if rounding.frees_bias and problem.bias is not None:
+                saved["bias"] = corrected_bias(problem, quantized)
+            if context.checkpoint is not None:
+                context.checkpoint.write(*entry, saved)
+        quantizer = quantizer_of(layer.weight)
+        assert isinstance(quantizer, UniformQuantizer)
+        on = quantizer.scale.device
+        codes, scale, bias = saved["codes"].to(on), saved["scale"].to(on), saved.get("bias")
+        store(walk.graph, layer, Quantized(codes, scale, quantizer.zero_point.clone(), quantizer.grid), bias)
+
+    def _with_data(
+        self, problem: RoundingProblem, walk: Walk, layer: WeightedLayer, rounding: AbstractRounding, context: Context, index: int
+    ) -> RoundingProblem:
+        """The problem with what ``rounding`` asks for."""
+        weight, operator = problem.weight, problem.operator
+        needs_moments = rounding.uses_moments or rounding.frees_bias or _refines(context)
+        if needs_moments:
+            moments = gather_moments(walk, layer, operator, weight, self.num_positions, context.generator_for(~index))
+            problem = dataclasses.replace(problem, moments=moments if problem.bias is not None else _without_means(moments))
+        if rounding.uses_samples:
+            exact = walk.constant(layer.weight, is_float=True), None if layer.bias is None else walk.constant(layer.bias, is_float=True)
+            problem = dataclasses.replace(problem, samples=partial(gather_samples, walk, layer, operator, *exact))
+        if rounding.uses_curvature:
+            from halfstep.graph.curvature import task_curvature
+
+            source = walk.twin(behind_quantizer(layer.weight))
+            problem = dataclasses.replace(problem, curvature=partial(task_curvature, walk.reference, source, context.batches()))
+
+        def tell(share: float) -> None:
+            context.progress(self.name, index + share, None)
+
+        return _with_refined_scale(dataclasses.replace(problem, progress=tell), context)
+
+
+def layers_to_round(graph: GraphModule) -> list[WeightedLayer]:
+    """The layers whose stored weight has a quantizer; of those that share a weight, the first."""
+    found: dict[str, WeightedLayer] = {}
+    for layer in weighted_layers(graph):
+        if isinstance(quantizer_of(layer.weight), UniformQuantizer) and behind_quantizer(layer.weight).op == "get_attr":
+            found.setdefault(str(behind_quantizer(layer.weight).target), layer)
+    return list(found.values())
+
+
+def store(graph: GraphModule, layer: WeightedLayer, quantized: Quantized, bias: Tensor | None = None) -> None:
+    """Put codes, scale and, where there is a new one, bias in their places."""
+    quantizer = quantizer_of(layer.weight)
+    assert isinstance(quantizer, UniformQuantizer)
+    quantizer.set(quantized.scale, quantized.zero_point)
+    set_parameter(graph, behind_quantizer(layer.weight), quantized.dequantize())
+    if bias is not None:
+        source = _bias_source(layer)
+        assert source is not None
+        set_parameter(graph, source, bias)
+
+
+def corrected_bias(problem: RoundingProblem, quantized: Quantized) -> Tensor:
+    """``b + W E[x] - W_q E[x̂]``, of the shape of the bias."""
+    assert problem.moments is not None and problem.bias is not None
+    exact, rounded = problem.rows(problem.weight).double(), problem.rows(quantized.dequantize()).double()
+    shift = exact @ problem.moments.float_mean[..., None] - rounded @ problem.moments.mean[..., None]
+    return (problem.bias.double() + shift.flatten()).to(problem.bias.dtype)
+
+
+def _bias_source(layer: WeightedLayer) -> Node | None:
+    """The node that reads the layer's stored bias."""
+    source = None if layer.bias is None else behind_quantizer(layer.bias)
+    return source if source is not None and source.op == "get_attr" else None
+
+
+def _without_means(moments: Moments) -> Moments:
+    """For a layer that has no bias to keep its means with."""
+    return dataclasses.replace(moments, mean=torch.zeros_like(moments.mean), float_mean=torch.zeros_like(moments.float_mean))
+
+
+def _refines(context: Context) -> bool:
+    return context.weight_range is not None and getattr(context.weight_range, "refines_on_data", False)
+
+
+def _with_refined_scale(problem: RoundingProblem, context: Context) -> RoundingProblem:
+    """The problem on the grid that the range estimator of the weights chooses once it sees the data."""
+    if context.weight_range is None or not getattr(context.weight_range, "refines_on_data", False):
+        return problem
+    quadratic = problem.quadratic(centred=False, damping=0.0)
+    rows = problem.operator.rows(problem.weight)
+    scale, zero_point = context.weight_range.refine(rows, quadratic.gram, quadratic.target, problem.grid, problem.scale, problem.zero_point)
+    return dataclasses.replace(problem, scale=scale, zero_point=zero_point)

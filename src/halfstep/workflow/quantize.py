@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ from halfstep.report.environment import machine, versions
 from halfstep.report.layers import describe_layers, float_bytes, float_operators, num_bytes
 from halfstep.report.record import RunRecord
 from halfstep.steps import Context
-from halfstep.steps.pipeline import Progress, run_steps
+from halfstep.steps.abstract import Progress
+from halfstep.steps.checkpoint import Checkpoint
+from halfstep.steps.pipeline import run_steps
 from halfstep.stopwatch import Stopwatch, peak_rss_bytes
 from halfstep.workflow.evaluate import prepare
 from halfstep.workflow.result import STATISTICS_FILE, Result
@@ -32,7 +35,7 @@ _KEPT_BYTES = 32 << 20
 _NUM_MEASURED = 16  # of them for SQNR: a sum over all values of a tensor settles quickly
 
 
-def quantize(
+def quantize(  # noqa: PLR0913  # one argument an option
     model: nn.Module | ExportedProgram,
     calibration: Any,
     recipe: str | Path | Recipe = "int8",
@@ -41,13 +44,17 @@ def quantize(
     samples: int | None = 512,
     statistics: str | Path | Statistics | None = None,
     progress: Progress | None = None,
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
 ) -> Result:
     """A quantized copy of ``model``, which is left as it was.
 
     calibration: inputs like those the network will meet, with or without labels (labels are ignored): a tensor [N, ...], a
     ``DataLoader``, a ``Dataset``, or anything else `halfstep.data.as_data` takes. recipe: a shipped name, a YAML file or a `Recipe`.
     samples: how many inputs to use (None: all). statistics: those of an earlier run on the same network (its directory, or the object)
-    instead of a pass over the data. progress: called with (phase, done, total or None) as the run goes on.
+    instead of a pass over the data. progress: called with (phase, done, total or None) as the run goes on. checkpoint: a folder in which
+    long steps keep every layer they have finished; it is removed when the run is complete. resume: go on with what an interrupted run of
+    the same call left there, to the same bytes.
 
     Raises `ModelError`, `DataError`, `RecipeError` or `CalibrationError`.
     """
@@ -65,9 +72,25 @@ def quantize(
         check_inputs(graph, kept)
         size = float_bytes(graph)
         gathered = _statistics(statistics, graph)
-    context = Context(chosen.scheme, gathered, torch.Generator().manual_seed(seed), list(graph.meta["notes"]))
-    num_samples = data.num_samples if samples is None else min(samples, data.num_samples or samples)
-    outcome = run_steps(graph, chosen.build_steps(), context, lambda: _inputs(data, samples, seed), num_samples, report, stopwatch)
+    context = Context(
+        chosen.scheme,
+        gathered,
+        torch.Generator().manual_seed(seed),
+        list(graph.meta["notes"]),
+        batches=lambda: _inputs(data, samples, seed),
+        num_samples=data.num_samples if samples is None else min(samples, data.num_samples or samples),
+        progress=report,
+    )
+    if checkpoint is not None:
+        key = {
+            "network": gathered.fingerprint,
+            "recipe": chosen.to_yaml(),
+            "seed": seed,
+            "number of samples": samples,
+            "data": _digest(kept),
+        }
+        context.checkpoint = Checkpoint.start(Path(checkpoint), key, resume)
+    outcome = run_steps(graph, chosen.build_steps(), context, stopwatch)
     with stopwatch.phase("measure"):
         report("measure", 0, None)
         layers, figures = describe_layers(outcome.reference, outcome.graph, gathered, tuple(x[:_NUM_MEASURED] for x in kept))
@@ -85,10 +108,12 @@ def quantize(
         float_operators=float_operators(outcome.graph),
         layers=layers,
     )
+    if context.checkpoint is not None:
+        context.checkpoint.clear()
     return Result(outcome.graph, outcome.reference, chosen, gathered, kept, record, figures)
 
 
-def _silent(phase: str, done: int, total: int | None) -> None:
+def _silent(phase: str, done: float, total: int | None) -> None:
     """No progress to show."""
 
 
@@ -106,6 +131,14 @@ def _kept_samples(data: Data, samples: int | None, seed: int) -> tuple[Tensor, .
         if num_held >= _NUM_KEPT or num_bytes_held >= _KEPT_BYTES:
             break
     return tuple(torch.cat(parts)[:_NUM_KEPT].clone() for parts in zip(*held, strict=True))
+
+
+def _digest(inputs: tuple[Tensor, ...]) -> str:
+    """A hash of some calibration inputs."""
+    digest = hashlib.sha256()
+    for x in inputs:
+        digest.update(x.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _statistics(given: str | Path | Statistics | None, graph: GraphModule) -> Statistics:

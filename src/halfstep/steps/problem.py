@@ -1,0 +1,101 @@
+"""From what arrives at a layer to the problem its rounding has to solve.
+
+    gram = E[x̂ x̂ᵀ]     cross = E[x x̂ᵀ] = gram + E[(x - x̂) x̂ᵀ]     mean = E[x̂]     float_mean = E[x]
+
+x, x̂: patches of the layer's input in the float network and behind the quantized layers. The averages run over all calibration inputs and
+``num_positions`` output positions of each, drawn anew for every batch: patches of neighbouring positions say nearly the same. Products are
+taken batch by batch in float32 and added exactly (`parallel.ExactSum`), so that any number of processes finds the same moments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from halfstep import parallel
+from halfstep.errors import CalibrationError
+from halfstep.graph.operators import WeightedLayer, clip_behind
+from halfstep.rounding import LayerSamples, LinearOperator, Moments
+from halfstep.steps.walk import Pair, Walk
+
+
+def gather_moments(
+    walk: Walk, layer: WeightedLayer, operator: LinearOperator, weight: Tensor, num_positions: int, generator: torch.Generator
+) -> Moments:
+    """The moments at ``layer``; `CalibrationError` where its input is not finite."""
+    seed = int(torch.randint(2**62, (), generator=generator))
+    sums = _Sums()
+    for index, pair in zip(walk.batch_indices, walk.pairs(layer.input), strict=True):
+        drawn = torch.Generator().manual_seed((seed + index) % 2**63)
+        positions = _positions(operator.num_positions(pair.float, weight), pair.float, num_positions, drawn)
+        sums.add(*(_patches(operator, pair, weight, positions)))
+    moments = sums.moments()
+    if not all(bool(torch.isfinite(part).all()) for part in (moments.gram, moments.cross)):
+        raise CalibrationError(f"The input of '{layer.name}' is NaN or infinite on the calibration data: the network is broken there.")
+    return moments
+
+
+def _positions(available: int, x: Tensor, wanted: int, generator: torch.Generator) -> Tensor:
+    """[N, P] output positions, different ones for each sample."""
+    if available <= wanted:
+        return torch.arange(available, device=x.device).expand(len(x), -1)
+    return torch.rand(len(x), available, generator=generator).topk(wanted).indices.to(x.device)
+
+
+def _patches(operator: LinearOperator, pair: Pair, weight: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """(x̂, x), each [G, P, d]; one object where they are equal."""
+    quantized = operator.patches(pair.quantized, weight, positions)
+    return quantized, quantized if pair.float is pair.quantized else operator.patches(pair.float, weight, positions)
+
+
+class _Sums:
+    """The sums the moments are made of."""
+
+    def __init__(self) -> None:
+        self._gram, self._drift, self._mean, self._float_mean = (parallel.ExactSum() for _ in range(4))
+        self._largest: float | None = None
+        self._count = 0
+
+    def add(self, quantized: Tensor, exact: Tensor) -> None:
+        """Patches [G, P, d] of one batch."""
+        gram = quantized.transpose(1, 2) @ quantized
+        if self._largest is None:  # of the very first batch, whoever has it
+            self._largest = parallel.collect(float(gram.abs().max()))[0]
+        difference = exact - quantized
+        self._gram.add(gram, self._largest)
+        self._drift.add(difference.transpose(1, 2) @ quantized, self._largest)
+        scale = max(self._largest, self._largest**0.5)
+        self._mean.add(quantized.double().sum(1), scale)
+        self._float_mean.add(exact.double().sum(1), scale)
+        self._count += quantized.shape[1]
+
+    def moments(self) -> Moments:
+        """Over all batches of all processes."""
+        count = sum(parallel.collect(self._count))
+        gram, drift, mean, float_mean = (part.total() / count for part in (self._gram, self._drift, self._mean, self._float_mean))
+        gram = (gram + gram.transpose(1, 2)) / 2
+        return Moments(gram, gram + drift, mean, float_mean, count)
+
+
+def gather_samples(walk: Walk, layer: WeightedLayer, operator: LinearOperator, weight: Tensor, bias: Tensor | None) -> LayerSamples:
+    """All inputs of ``layer`` and what it returns in the float network."""
+    pairs = walk.pairs(layer.input)
+    with torch.no_grad():
+        outputs = torch.cat([operator(pair.float, weight, bias) for pair in pairs])
+    exact, quantized = (torch.cat([getattr(pair, side) for pair in pairs]) for side in ("float", "quantized"))
+    return LayerSamples(quantized, exact, outputs, activation_behind(layer))
+
+
+def activation_behind(layer: WeightedLayer) -> Callable[[Tensor], Tensor] | None:
+    """The ReLU or clip that alone follows ``layer``, as a function."""
+    clip = clip_behind(layer.node)
+    if clip is None:
+        return None
+
+    def activation(z: Tensor) -> Tensor:
+        found: Tensor = clip.target(z, *clip.args[1:], **clip.kwargs)  # type: ignore[operator]
+        return found
+
+    return activation
