@@ -28,8 +28,8 @@ class Boundary(TyperGroup):
         is_debugged = bool(ctx.params.get("debug"))
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            fail("Interrupted: nothing was written.", INTERRUPTED, is_debugged)
+        except KeyboardInterrupt as interrupt:
+            fail(str(interrupt) or "Interrupted: nothing was written.", INTERRUPTED, is_debugged)
         except HalfstepError as error:
             fail(str(error), 1, is_debugged)
         except OSError as error:

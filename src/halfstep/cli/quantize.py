@@ -52,6 +52,9 @@ def quantize(
             "--statistics", metavar="DIR", help="Take the calibration statistics of this run instead of gathering them.", show_default=False
         ),
     ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where the same command was interrupted, to the same bytes; layers it has finished are kept.")
+    ] = False,
     latency: Annotated[bool, typer.Option("--latency", help="Time the exported file in ONNX Runtime against the float network.")] = False,
     state_dict: options.StateDict = None,
     force: options.Force = False,
@@ -63,6 +66,9 @@ def quantize(
     crop: options.Crop = None,
 ) -> None:
     """Quantize a trained network, export it to ONNX, check the export against the simulation, and write a report.
+
+    With a recipe that looks at data layer by layer, an interrupted run can be continued with --resume, and torchrun shares the work out over
+    several processes: torchrun --nproc-per-node 2 -m halfstep.cli quantize ...
 
     The run directory holds model.onnx, report.html, result.json, recipe.yaml, the quantized model and the calibration statistics.
     """
@@ -82,6 +88,7 @@ def quantize(
         samples=samples,
         seed=seed,
         statistics=statistics,
+        resume=resume,
         force=force,
         is_timed=latency,
         json=json,

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
 
 import halfstep as hs
+from halfstep import parallel
 from halfstep.cli.terminal import PIPE_WIDTH, output, progress, say
 from halfstep.data import Data
 from halfstep.files import atomic_directory
@@ -26,22 +30,34 @@ def run(
     samples: int = 512,
     seed: int = 0,
     statistics: Path | None = None,
+    resume: bool = False,
     force: bool = False,
     is_timed: bool = False,
     json: Path | None = None,
 ) -> None:
-    """Quantize, export, evaluate and save into ``out``, then print the summary. ``out`` appears whole at the end, or not at all."""
-    with atomic_directory(out, force) as folder, progress() as report_progress:
-        result = hs.quantize(model, calibration, recipe, seed=seed, samples=samples, statistics=statistics, progress=report_progress)
-        result.save(folder)
-        hs.export.onnx(result, folder / ONNX_FILE)
-        if is_timed:
-            if report_progress is not None:
-                report_progress("latency", 0, None)
-            result.measure_latency()
-        report = result.report(evaluate=None if validation is None else hs.top1, data=validation)
-        report.html(folder / REPORT_FILE)
-        report.json(folder / RECORD_FILE)
+    """Quantize, export, evaluate and save into ``out``, then print the summary. ``out`` appears whole at the end, or not at all.
+
+    Long steps keep what they have finished in a folder beside ``out`` until then; ``resume`` goes on from there. Of several processes
+    (``torchrun``) all quantize and the first one writes.
+    """
+    with parallel.processes():
+        quantize = partial(
+            hs.quantize, model, calibration, recipe, seed=seed, samples=samples, statistics=statistics, checkpoint=beside(out), resume=resume
+        )
+        if parallel.index() > 0:
+            quantize()
+            return
+        with _resumable(beside(out)), atomic_directory(out, force) as folder, progress() as report_progress:
+            result = quantize(progress=report_progress)
+            result.save(folder)
+            hs.export.onnx(result, folder / ONNX_FILE)
+            if is_timed:
+                if report_progress is not None:
+                    report_progress("latency", 0, None)
+                result.measure_latency()
+            report = result.report(evaluate=None if validation is None else hs.top1, data=validation)
+            report.html(folder / REPORT_FILE)
+            report.json(folder / RECORD_FILE)
     if json is not None:  # only now: it may lie inside ``out``
         report.json(json)
     output().print(summary(report.record))
@@ -51,3 +67,21 @@ def run(
         say(f"Note: {note}")
     say(f"Report: {out / REPORT_FILE}")
     say(f"Model:  {out / ONNX_FILE}")
+
+
+def beside(out: Path) -> Path:
+    """Where a run into ``out`` keeps what it has finished so far."""
+    return out.absolute().with_name(f"{out.absolute().name}.checkpoint")
+
+
+@contextmanager
+def _resumable(checkpoint: Path) -> Iterator[None]:
+    """Say how an interrupted run can be continued, where it can."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not checkpoint.is_dir():
+            raise
+        raise KeyboardInterrupt(
+            f"Interrupted: what is finished so far lies in '{checkpoint}'. The same command with --resume goes on from there."
+        ) from None

@@ -10,7 +10,6 @@ the border (Nagel et al. 2020, appendix B). A transposed convolution is a convol
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,7 +60,7 @@ class LinearOperator:
             found: Tensor = call(x, weight, bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation)
             return found
         if any(self.end_padding):
-            x = F.pad(x, _both_sides([0] * self.num_axes, self.end_padding))
+            x = F.pad(x, [side for end in reversed(self.end_padding) for side in (0, end)])
         convolution: Any = (F.conv1d, F.conv2d, F.conv3d)[self.num_axes - 1]
         found = convolution(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
         return found
@@ -81,14 +80,14 @@ class LinearOperator:
             flat = x.reshape(len(x), -1, x.shape[-1])
             chosen = flat.gather(1, positions[..., None].expand(-1, -1, flat.shape[-1]))
             return chosen.flatten(0, 1)[None]
-        space = self._output_space(x, weight)
-        x, stride, kernel = self._padded(x, weight), (1,) * self.num_axes if self.is_transposed else self.stride, weight.shape[2:]
-        places = self._places(positions, space, stride, kernel, x.shape[2:])  # [N, P, K] into the padded space
+        space, kernel = self._output_space(x, weight), weight.shape[2:]
+        x, starts = self._spread(x, kernel)
+        places, is_inside = self._places(positions, space, kernel, starts, x.shape[2:])  # [N, P, K]
         channels_last = x.flatten(2).transpose(1, 2)  # [N, S, I]: one contiguous read a place where images already lie so
         offsets = torch.arange(len(x), device=x.device)[:, None, None] * channels_last.shape[1]
         gathered = channels_last.reshape(-1, x.shape[1])[(places + offsets).flatten()]  # [N P K, I]
-        num_places = math.prod(kernel)
-        grouped = gathered.view(-1, num_places, self.groups, x.shape[1] // self.groups)
+        gathered *= is_inside.flatten()[:, None]
+        grouped = gathered.view(-1, math.prod(kernel), self.groups, x.shape[1] // self.groups)
         return grouped.permute(2, 0, 3, 1).flatten(2)
 
     def _output_space(self, x: Tensor, weight: Tensor) -> list[int]:
@@ -102,32 +101,29 @@ class LinearOperator:
                 sizes.append((size + 2 * self.padding[axis] + end - reach - 1) // self.stride[axis] + 1)
         return sizes
 
-    def _padded(self, x: Tensor, weight: Tensor) -> Tensor:
-        """The input with the zeros the kernel meets; spread out by the stride for a transposed convolution."""
+    def _spread(self, x: Tensor, kernel: torch.Size) -> tuple[Tensor, list[int]]:
+        """The input that the kernel slides over, and how far before its first entry the kernel starts on each axis."""
         if not self.is_transposed:
-            ends = [p + q for p, q in zip(self.padding, self.end_padding or (0,) * self.num_axes, strict=True)]
-            return F.pad(x, _both_sides(self.padding, ends))
+            return x, list(self.padding)
         spread = x.new_zeros(*x.shape[:2], *((n - 1) * s + 1 for n, s in zip(x.shape[2:], self.stride, strict=True)))
-        places: Any = (..., *(slice(None, None, s) for s in self.stride))
-        spread[places] = x
-        reach = [d * (size - 1) for d, size in zip(self.dilation, weight.shape[2:], strict=True)]
-        starts = [r - p for r, p in zip(reach, self.padding, strict=True)]
-        return F.pad(spread, _both_sides(starts, [start + q for start, q in zip(starts, self.output_padding, strict=True)]))
+        entries: Any = (..., *(slice(None, None, s) for s in self.stride))
+        spread[entries] = x
+        return spread, [d * (size - 1) - p for d, size, p in zip(self.dilation, kernel, self.padding, strict=True)]
 
-    def _places(self, positions: Tensor, space: list[int], stride: tuple[int, ...], kernel: torch.Size, padded: torch.Size) -> Tensor:
-        """Flat index into the padded space of every kernel place at every position: [N, P, K]."""
+    def _places(
+        self, positions: Tensor, space: list[int], kernel: torch.Size, starts: list[int], size: torch.Size
+    ) -> tuple[Tensor, Tensor]:
+        """Flat index into the input's space of every kernel place at every position, [N, P, K], and whether it lies inside."""
         corners = torch.unravel_index(positions, space)
-        axes = [torch.arange(size, device=positions.device) for size in kernel]
+        axes = [torch.arange(length, device=positions.device) for length in kernel]
         if self.is_transposed:  # the kernel meets the spread input mirrored
             axes = [axis.flip(0) for axis in axes]
         taps = torch.meshgrid(*axes, indexing="ij")
+        stride = (1,) * self.num_axes if self.is_transposed else self.stride
         flat = torch.zeros((), dtype=torch.int64, device=positions.device)
+        is_inside = torch.ones((), dtype=torch.bool, device=positions.device)
         for axis in range(self.num_axes):
-            place = corners[axis][..., None] * stride[axis] + taps[axis].flatten() * self.dilation[axis]
-            flat = flat * padded[axis] + place
-        return flat
-
-
-def _both_sides(starts: Sequence[int], ends: Sequence[int]) -> list[int]:
-    """As `F.pad` wants them: the last axis first."""
-    return [side for pair in reversed(list(zip(starts, ends, strict=True))) for side in pair]
+            place = (corners[axis] * stride[axis] - starts[axis])[..., None] + taps[axis].flatten() * self.dilation[axis]
+            flat = flat * size[axis] + place.clamp(0, size[axis] - 1)
+            is_inside = is_inside & (place >= 0) & (place < size[axis])
+        return flat, is_inside

@@ -20,17 +20,23 @@ _KEY_FILE = "run.json"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """folder: where the files are. Entries are named by the step and by what it finished ("3-round", "layer1.0.conv1")."""
+    """folder: where the files are. key: what the run depends on (network, recipe, data, seed), written beside the first of them.
+
+    Entries are named by the step and by what it finished ("3-round", "7-layer1.0.conv1").
+    """
 
     folder: Path
+    key: dict[str, object]
 
     @classmethod
     def start(cls, folder: Path, key: dict[str, object], resume: bool) -> Checkpoint:
-        """An empty checkpoint, or the one an interrupted run left in ``folder``.
+        """A checkpoint that continues what an interrupted run left in ``folder``, or an empty one: nothing is written yet.
 
-        key: what the run depends on (network, recipe, data, seed). Raises `HalfstepError` where ``resume`` finds a run with another key.
+        Raises `HalfstepError` where ``resume`` finds a run with another key, and where ``folder`` holds something else.
         """
         file = folder / _KEY_FILE
+        if folder.exists() and not file.is_file() and (not folder.is_dir() or any(folder.iterdir())):
+            raise HalfstepError(f"'{folder}' is where this run keeps its checkpoint, but holds something else. Move it away.")
         if resume and file.is_file():
             found = json.loads(file.read_text(encoding="utf-8"))
             changed = sorted(name for name in key if found.get(name) != key[name])
@@ -39,13 +45,10 @@ class Checkpoint:
                     f"The interrupted run in '{folder}' had another {' and another '.join(changed)}: repeat its command with --resume, "
                     "or leave --resume out to start anew."
                 )
-            return cls(folder)
-        if parallel.index() == 0:
+        elif parallel.index() == 0:
             shutil.rmtree(folder, ignore_errors=True)
-            with atomic_path(_made(folder) / _KEY_FILE) as temporary:
-                temporary.write_text(json.dumps(key, indent=2) + "\n", encoding="utf-8")
         parallel.wait()
-        return cls(folder)
+        return cls(folder, key)
 
     def read(self, step: str, name: str) -> dict[str, Tensor] | None:
         """What was saved under these names; None where nothing was, or where the file is damaged."""
@@ -60,6 +63,7 @@ class Checkpoint:
     def write(self, step: str, name: str, tensors: dict[str, Tensor]) -> None:
         """Save tensors, whole or not at all."""
         if parallel.index() == 0:
+            self._open()
             with atomic_path(self._path(step, name)) as temporary:
                 safetensors.torch.save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, temporary)
 
@@ -68,11 +72,13 @@ class Checkpoint:
         if parallel.index() == 0:
             shutil.rmtree(self.folder, ignore_errors=True)
 
+    def _open(self) -> None:
+        """Make the folder at the first entry."""
+        if not (self.folder / _KEY_FILE).is_file():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with atomic_path(self.folder / _KEY_FILE) as temporary:
+                temporary.write_text(json.dumps(self.key, indent=2) + "\n", encoding="utf-8")
+
     def _path(self, step: str, name: str) -> Path:
         plain = "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in name)
         return self.folder / f"{step}-{plain}.safetensors"
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder

@@ -67,8 +67,9 @@ class _Sums:
         self._gram.add(gram, self._largest)
         self._drift.add(difference.transpose(1, 2) @ quantized, self._largest)
         scale = max(self._largest, self._largest**0.5)
-        self._mean.add(quantized.double().sum(1), scale)
-        self._float_mean.add(exact.double().sum(1), scale)
+        ones = quantized.new_ones(1, quantized.shape[1])
+        self._mean.add((ones @ quantized)[:, 0], scale)
+        self._float_mean.add((ones @ exact)[:, 0], scale)
         self._count += quantized.shape[1]
 
     def moments(self) -> Moments:

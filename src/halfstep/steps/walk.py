@@ -28,6 +28,7 @@ from halfstep.graph.edges import quantizer_of
 from halfstep.graph.run import cut
 
 MEMORY = 4 << 30
+_BATCH_SIZE = 128  # large enough that what is done once a batch (adding up moments) hardly counts
 
 
 class Pair(NamedTuple):
@@ -98,7 +99,7 @@ class Walk:
         placeholders = [node for node in self.graph.graph.nodes if node.op == "placeholder"]
         self._values = {node: [] for node in placeholders}
         device = next((parameter.device for parameter in self.graph.parameters()), torch.device("cpu"))
-        parts = (part for inputs in batches for part in cut(self.graph, inputs))
+        parts = (part for inputs in _merged(batches) for part in cut(self.graph, inputs))
         for index, (inputs, num_real) in enumerate(parts):
             if is_shared and index % parallel.num_processes() != parallel.index():
                 continue
@@ -157,6 +158,18 @@ class Walk:
             if self._num_users[source] == 0:
                 for pair in self._values.pop(source):
                     self._shelf.drop(pair)
+
+
+def _merged(batches: Iterable[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
+    """The same inputs in fewer, larger batches."""
+    held: list[tuple[Tensor, ...]] = []
+    for inputs in batches:
+        held.append(inputs)
+        if sum(len(part[0]) for part in held) >= _BATCH_SIZE:
+            yield tuple(torch.cat(parts) for parts in zip(*held, strict=True))
+            held = []
+    if held:
+        yield tuple(torch.cat(parts) for parts in zip(*held, strict=True))
 
 
 def _with_data(graph: GraphModule) -> set[Node]:
