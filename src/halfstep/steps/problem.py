@@ -31,10 +31,9 @@ def gather_moments(
         drawn = torch.Generator().manual_seed((seed + index) % 2**63)
         positions = _positions(operator.num_positions(pair.float, weight), pair.float, num_positions, drawn)
         sums.add(*(_patches(operator, pair, weight, positions)))
-    moments = sums.moments()
-    if not all(bool(torch.isfinite(part).all()) for part in (moments.gram, moments.cross)):
-        raise CalibrationError(f"The input of '{layer.name}' is NaN or infinite on the calibration data: the network is broken there.")
-    return moments
+        if not sums.is_finite:
+            raise CalibrationError(f"The input of '{layer.name}' is NaN or infinite on the calibration data: the network is broken there.")
+    return sums.moments()
 
 
 def _positions(available: int, x: Tensor, wanted: int, generator: torch.Generator) -> Tensor:
@@ -57,15 +56,19 @@ class _Sums:
         self._gram, self._drift, self._mean, self._float_mean = (parallel.ExactSum() for _ in range(4))
         self._largest: float | None = None
         self._count = 0
+        self.is_finite = True
 
     def add(self, quantized: Tensor, exact: Tensor) -> None:
         """Patches [G, P, d] of one batch."""
         gram = quantized.transpose(1, 2) @ quantized
         if self._largest is None:  # of the very first batch, whoever has it
             self._largest = parallel.collect(float(gram.abs().max()))[0]
-        difference = exact - quantized
+        drift = (exact - quantized).transpose(1, 2) @ quantized
+        self.is_finite = bool(torch.isfinite(gram).all() and torch.isfinite(drift).all())
+        if not self.is_finite:
+            return  # integers cannot hold it
         self._gram.add(gram, self._largest)
-        self._drift.add(difference.transpose(1, 2) @ quantized, self._largest)
+        self._drift.add(drift, self._largest)
         scale = max(self._largest, self._largest**0.5)
         ones = quantized.new_ones(1, quantized.shape[1])
         self._mean.add((ones @ quantized)[:, 0], scale)
