@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 import halfstep as hs
 from halfstep.graph.capture import capture
 from halfstep.graph.serialize import duplicate
+from halfstep.rounding import ROUNDINGS, AbstractRounding
 from halfstep.workflow.result import Result
 
 NUM_SAMPLES = 32
@@ -510,3 +511,13 @@ def relative(first: Tensor, second: Tensor) -> float:
     """The largest difference, relative to the largest value of ``second``."""
     assert first.shape == second.shape
     return float((first - second).detach().abs().max() / second.detach().abs().max().clamp(min=1e-30))
+
+
+_QUICK = {"num_iterations": 30, "num_rounds": 3, "num_reads": 2, "effort": 1}
+
+
+def quick_rounding(name: str) -> AbstractRounding:
+    """A rounding with the options that make it quick, for tests that do not ask how good its codes are."""
+    fields = ROUNDINGS[name].model_fields
+    rounding: AbstractRounding = ROUNDINGS.create({name: {option: value for option, value in _QUICK.items() if option in fields}})
+    return rounding

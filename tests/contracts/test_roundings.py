@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 import torch
 
+import zoo
 from halfstep.grid import Grid, quantize_affine
 from halfstep.rounding import ROUNDINGS, AbstractRounding, LayerSamples, LinearOperator, Moments, RoundingProblem
 
@@ -15,13 +16,6 @@ pytestmark = pytest.mark.parametrize("name", list(ROUNDINGS))
 
 
 OPERATOR = LinearOperator((1, 1), (1, 1), (1, 1))
-QUICK = {"num_iterations": 30, "num_rounds": 3, "num_reads": 2}  # the contract does not ask how good the codes are
-
-
-def create(name: str) -> AbstractRounding:
-    """The method, with the options that make it quick."""
-    fields = ROUNDINGS[name].model_fields
-    return ROUNDINGS.create({name: {option: value for option, value in QUICK.items() if option in fields}})
 
 
 def problem(grid: Grid, generator: torch.Generator) -> RoundingProblem:
@@ -59,7 +53,7 @@ def test_codes_are_integers_on_the_grid_next_to_the_weight(
 ) -> None:
     task = problem(Grid(bits, signed, symmetric, channel_axis), generator)
     before = task.weight.clone()
-    method = create(name)
+    method = zoo.quick_rounding(name)
     quantized = method.round(task, seeded(0))
     codes, grid = quantized.codes, task.grid
     assert codes.shape == task.weight.shape
@@ -79,7 +73,7 @@ def test_codes_are_integers_on_the_grid_next_to_the_weight(
 
 
 def test_the_same_seed_gives_the_same_codes(name: str, generator: torch.Generator) -> None:
-    task, method = problem(Grid(4, True, channel_axis=0), generator), create(name)
+    task, method = problem(Grid(4, True, channel_axis=0), generator), zoo.quick_rounding(name)
     first = method.round(task, seeded(11)).codes
     torch.manual_seed(99)
     torch.rand(7)
@@ -98,7 +92,7 @@ def test_weights_on_the_grid_stay(name: str, generator: torch.Generator) -> None
         samples = dataclasses.replace(task.samples(), inputs=task.samples().float_inputs)
         moments = dataclasses.replace(task.moments, cross=task.moments.gram, float_mean=task.moments.mean)
         task = dataclasses.replace(task, moments=moments, samples=partial(_same, samples))
-        assert torch.equal(create(name).round(task, seeded(0)).codes, codes)
+        assert torch.equal(zoo.quick_rounding(name).round(task, seeded(0)).codes, codes)
 
 
 def _same(samples: LayerSamples) -> LayerSamples:
@@ -109,14 +103,14 @@ def test_zeros_that_must_stay_stay(name: str, generator: torch.Generator) -> Non
     task = problem(Grid(3, True, channel_axis=0), generator)
     pruned = torch.rand(task.weight.shape, generator=generator) < 0.5
     task = dataclasses.replace(task, weight=torch.where(pruned, 0.0, task.weight), keep=pruned)
-    assert bool((create(name).round(task, seeded(0)).codes[pruned] == 0).all())
+    assert bool((zoo.quick_rounding(name).round(task, seeded(0)).codes[pruned] == 0).all())
 
 
 def test_what_is_dequantized_is_rounded_to_the_same_codes(name: str, generator: torch.Generator) -> None:
     """The step `round` stores the dequantized weight; its quantizer must find the same codes in it."""
     for grid in (Grid(2, True), Grid(4, True, channel_axis=0), Grid(8, False, False, 0)):
         task = problem(grid, generator)
-        quantized = create(name).round(task, seeded(0))
+        quantized = zoo.quick_rounding(name).round(task, seeded(0))
         again = quantize_affine(quantized.dequantize(), quantized.scale, task.zero_point, grid)
         assert torch.equal(again.codes, quantized.codes)
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -78,7 +77,7 @@ class RoundingProblem:
     scale: Tensor
     zero_point: Tensor
     grid: Grid
-    operator: LinearOperator = LinearOperator()
+    operator: LinearOperator = field(default_factory=LinearOperator)
     bias: Tensor | None = None
     moments: Moments | None = None
     samples: Callable[[], LayerSamples] | None = None
@@ -146,14 +145,29 @@ class RoundingProblem:
 class AbstractRounding(Method, ABC):
     """A way to choose codes for one layer is one subclass. It never runs the network; random choices come from ``generator`` alone.
 
-    uses_moments, uses_samples, uses_curvature: what it reads from the problem. has_independent_rows: whether the rows of a layer may be
-    shared out over processes (with what they have in common, such as one scale for all, passed through ``problem.gather``).
+    What it reads from the problem (the properties ``uses_...``) may depend on its options; a method where it does not writes
+    ``uses_moments: ClassVar[bool] = True``.
     """
 
-    uses_moments: ClassVar[bool] = False
-    uses_samples: ClassVar[bool] = False
-    uses_curvature: ClassVar[bool] = False
-    has_independent_rows: ClassVar[bool] = False
+    @property
+    def uses_moments(self) -> bool:
+        """Whether it reads ``problem.moments`` or `RoundingProblem.quadratic`."""
+        return False
+
+    @property
+    def uses_samples(self) -> bool:
+        """Whether it reads ``problem.samples``."""
+        return False
+
+    @property
+    def uses_curvature(self) -> bool:
+        """Whether it reads ``problem.curvature``."""
+        return False
+
+    @property
+    def has_independent_rows(self) -> bool:
+        """Whether rows may be shared out over processes; what they have in common, such as one scale, goes through ``problem.gather``."""
+        return False
 
     @property
     def frees_bias(self) -> bool:

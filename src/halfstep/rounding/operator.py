@@ -41,7 +41,7 @@ class LinearOperator:
 
     def rows(self, weight: Tensor) -> Tensor:
         """``weight`` as [G, R, d]: of each group, a row for each output channel, input channel before kernel place."""
-        grouped: Tensor = weight.unflatten(0, (self.groups, -1))  # type: ignore[no-untyped-call]
+        grouped: Tensor = weight.unflatten(0, (self.groups, -1))
         return (grouped.transpose(1, 2) if self.is_transposed else grouped).flatten(2)
 
     def weight(self, rows: Tensor, shape: torch.Size) -> Tensor:
@@ -57,12 +57,12 @@ class LinearOperator:
             return F.linear(x, weight, bias)
         if self.is_transposed:
             call: Any = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[self.num_axes - 1]
-            found: Tensor = call(x, weight, bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation)
-            return found
+            spread: Tensor = call(x, weight, bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation)
+            return spread
         if any(self.end_padding):
             x = F.pad(x, [side for end in reversed(self.end_padding) for side in (0, end)])
         convolution: Any = (F.conv1d, F.conv2d, F.conv3d)[self.num_axes - 1]
-        found = convolution(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+        found: Tensor = convolution(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
         return found
 
     def num_positions(self, x: Tensor, weight: Tensor) -> int:
