@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -41,12 +42,31 @@ class AbstractRange(Method, ABC):
     """A way to find a range is one subclass: a pure function of a `Distribution`, the same for weights and activations.
 
     Streaming belongs to the `Histogram` that becomes the distribution, so that one pass over the data serves every method and
-    saved statistics can be used again with another one.
+    saved statistics can be used again with another one. refines_on_data: whether a weight's range is refined when its layer is rounded.
     """
+
+    refines_on_data: ClassVar[bool] = False
 
     @abstractmethod
     def range(self, distribution: Distribution, grid: Grid) -> Range:
         """The range ``grid`` should cover, one pair for each row of ``distribution``."""
+
+    def refine(
+        self,
+        rows: Float[Tensor, "G R d"],
+        gram: Float[Tensor, "G d d"],
+        target: Float[Tensor, "G R d"],
+        grid: Grid,
+        scale: Float[Tensor, "*shape"],
+        zero_point: Float[Tensor, "*shape"],
+    ) -> tuple[Tensor, Tensor]:
+        """(scale, zero_point) once it is known what a weight's inputs look like; called where ``refines_on_data``.
+
+        rows: the weight, a row for each output channel of G groups. The layer's error is (v - target) gram (v - target)ᵀ, summed over
+        the rows v of the quantized weight. scale, zero_point: those of `range`, shape [] or [G R]; what comes back has their shape and
+        type. Here: unchanged.
+        """
+        return scale, zero_point
 
 
 RANGES: Registry[AbstractRange] = Registry("range")
