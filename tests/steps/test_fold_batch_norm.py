@@ -76,6 +76,28 @@ def test_every_kind_of_layer(kind: str) -> None:
         assert zoo.relative(graph(x), model(x)) <= TOLERANCE
 
 
+def test_what_the_batch_norm_knew_is_kept() -> None:
+    """Mean and deviation of every output: those of data of which the batch norm has the statistics."""
+    layer, norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, eps=1e-12, momentum=1.0)
+    x = torch.randn(64, 3, 8, 8)
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor([-2.0, 0.5, 1.0, 3.0]))
+        norm.bias.copy_(torch.tensor([1.0, -1.0, 0.0, 4.0]))
+        nn.Sequential(layer, norm).train()(x)
+    graph, _ = fold(capture(nn.Sequential(layer, norm).eval(), (x,)))
+    mean, std = graph.meta["batch_norms"]["0"]
+    assert mean.tolist() == [1.0, -1.0, 0.0, 4.0] and std.tolist() == [2.0, 0.5, 1.0, 3.0]
+    outputs = run(graph, (x,)).movedim(1, 0).flatten(1).double()
+    # the running variance divides by one less than the number of values, 4096
+    assert torch.allclose(outputs.mean(1), mean, atol=1e-5) and torch.allclose(outputs.std(1), std, rtol=1e-5)
+
+
+def test_the_statistics_of_a_plain_batch_norm() -> None:
+    graph, _ = fold(zoo.captured("bn_plain"))
+    mean, std = graph.meta["batch_norms"]["0"]
+    assert mean.tolist() == [0.0] * 6 and std.tolist() == [1.0] * 6
+
+
 def test_negative_and_zero_factors() -> None:
     model, x = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), torch.randn(2, 3, 5, 5)
     zoo._unsettle(model[1])

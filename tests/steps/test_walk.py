@@ -105,5 +105,7 @@ def test_rounding_behind_the_quantized_layers_leaves_the_users_model_alone() -> 
     model = zoo.ZOO["residual"].model()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     recipe = hs.Recipe.load("int8")
-    hs.quantize(model, zoo.calibration_of("residual"), recipe.model_copy(update={"steps": (*recipe.steps[:-1], {"round": {"method": "gptq"}})}))
+    hs.quantize(
+        model, zoo.calibration_of("residual"), recipe.model_copy(update={"steps": (*recipe.steps[:-1], {"round": {"method": "gptq"}})})
+    )
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())

@@ -305,6 +305,11 @@ def _slice(writer: Writer, node: Node, arguments: list[Any]) -> ir.Value:
     return writer.emit("Slice", [writer.value(x), *inputs], node)
 
 
+def _index_select(writer: Writer, node: Node, arguments: list[Any]) -> ir.Value:
+    x, axis, indices = arguments
+    return writer.emit("Gather", [writer.value(x), writer.value(indices)], node, axis=axis)
+
+
 def _pad(writer: Writer, node: Node, arguments: list[Any]) -> ir.Value:
     x, padding, mode, value = arguments if len(arguments) == 4 else (*arguments[:2], "constant", arguments[2])
     if mode != "constant" or not all(isinstance(amount, int) for amount in padding):
@@ -342,6 +347,7 @@ TRANSLATIONS: dict[str, Translate] = {
     "sub.Tensor": _with_alpha("Sub"),
     "mul.Tensor": _plain("Mul", 2),
     "div.Tensor": _plain("Div", 2),
+    "minimum.default": _plain("Min", 2),
     "cat.default": _concat,
     **dict.fromkeys(("max_pool1d.default", "max_pool2d.default", "max_pool3d.default"), _max_pool),
     **dict.fromkeys(("avg_pool1d.default", "avg_pool2d.default", "avg_pool3d.default"), _average_pool),
@@ -351,6 +357,7 @@ TRANSLATIONS: dict[str, Translate] = {
     **dict.fromkeys(("view.default", "reshape.default"), _reshape),
     "permute.default": _permute,
     "slice.Tensor": _slice,
+    "index_select.default": _index_select,
     "pad.default": _pad,
     "constant_pad_nd.default": _pad,
     "squeeze.dims": _axes("Squeeze"),

@@ -90,10 +90,10 @@ class Recipe(pydantic.BaseModel):
         return self.model_copy(update={"preprocessing": preprocessing})
 
     def _retyped(self, role: str, type_name: str) -> Any:
-        """The tensor scheme of ``role`` with another type; one that changes its sign takes the usual symmetry of that sign."""
+        """The tensor scheme of ``role`` with another type; one of another sign, or in place of float, takes its usual symmetry."""
         old = getattr(self.scheme, role)
         options = old.model_dump() | {"type": type_name}
-        if type_name != "float" and type_name.startswith("u") != old.type.startswith("u"):
+        if type_name != "float" and (old.type == "float" or type_name.startswith("u") != old.type.startswith("u")):
             options["symmetric"] = not type_name.startswith("u")
         try:
             return type(old)(**options)

@@ -1,24 +1,36 @@
 """Steps: what is done to the graph? One file each, and the pipeline that runs them."""
 
+from halfstep.steps.absorb_bias import AbsorbBias
 from halfstep.steps.abstract import STEPS, AbstractStep, Context
 from halfstep.steps.calibrate import Calibrate
+from halfstep.steps.correct_bias import CorrectBias
+from halfstep.steps.equalize import Equalize
 from halfstep.steps.fold_batch_norm import FoldBatchNorm
 from halfstep.steps.place_quantizers import PlaceQuantizers
+from halfstep.steps.reconstruct import Reconstruct
+from halfstep.steps.restore_weight_statistics import RestoreWeightStatistics
 from halfstep.steps.round import Round
 from halfstep.steps.scheme import ActivationScheme, LayerTypes, Override, Scheme, TensorScheme, WeightScheme
+from halfstep.steps.split_outliers import SplitOutliers
 
 __all__ = [
     "STEPS",
+    "AbsorbBias",
     "AbstractStep",
     "ActivationScheme",
     "Calibrate",
     "Context",
+    "CorrectBias",
+    "Equalize",
     "FoldBatchNorm",
     "LayerTypes",
     "Override",
     "PlaceQuantizers",
+    "Reconstruct",
+    "RestoreWeightStatistics",
     "Round",
     "Scheme",
+    "SplitOutliers",
     "TensorScheme",
     "WeightScheme",
 ]

@@ -17,7 +17,6 @@ from halfstep.registry import Method, Registry
 from halfstep.steps.checkpoint import Checkpoint
 from halfstep.steps.scheme import Scheme
 
-
 Batches = Callable[[], Iterable[tuple[Tensor, ...]]]
 Progress = Callable[[str, float, int | None], None]
 

@@ -99,7 +99,7 @@ def _calibrate_weights(graph: GraphModule, weight_range: AbstractRange) -> None:
             scale, zero_point = weight_range.range(distribution, quantizer.grid).fit(quantizer.grid)
             fitted[quantizer] = _without_zeros(scale), zero_point
         scale, zero_point = fitted[quantizer]
-        fitted[quantizer] = torch.maximum(scale, _least_scale(graph, layer)), zero_point
+        fitted[quantizer] = torch.maximum(scale, least_scale(graph, layer)), zero_point
     for quantizer, (scale, zero_point) in fitted.items():
         quantizer.set(scale.view(quantizer.scale.shape), zero_point.view(quantizer.scale.shape))
 
@@ -110,12 +110,13 @@ def _without_zeros(scale: Tensor) -> Tensor:
     return torch.where(scale > 0, scale, largest if largest > 0 else torch.ones_like(largest))
 
 
-def _least_scale(graph: GraphModule, layer: WeightedLayer) -> Tensor:
-    """The smallest weight scale [C] (or [1] per tensor) with which the layer's bias fits its grid."""
+def least_scale(graph: GraphModule, layer: WeightedLayer, stored: Tensor | None = None) -> Tensor:
+    """The smallest weight scale [C] (or [1] per tensor) with which the layer's bias, or a new one to be ``stored``, fits its grid."""
     bias, source = quantizer_of(layer.bias), quantizer_of(layer.input)
     if bias is None or not isinstance(source, UniformQuantizer):
         return torch.zeros(1, dtype=torch.float64)
-    magnitude = attribute(graph, behind_quantizer(layer.bias)).double().abs()  # type: ignore[arg-type]
+    stored = attribute(graph, behind_quantizer(layer.bias)) if stored is None else stored  # type: ignore[arg-type]
+    magnitude = stored.double().abs()
     if bias.grid.channel_axis is None:
         magnitude = magnitude.max().view(1)
     return magnitude / (source.scale.double() * _LARGEST_BIAS)

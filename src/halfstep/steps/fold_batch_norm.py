@@ -6,6 +6,10 @@
 f scales the axis of the weight that belongs to output channels (the second one, group by group, for transposed convolutions). Jacob
 et al. 2018, section 3.2. A batch norm that is called twice, whose input is not a layer with weights of its own, or whose input has
 other users, is left where it is and noted. No deviation.
+
+What the folded batch norm knew about the layer's output is kept for later steps of the same run: ``graph.meta["batch_norms"]`` holds, by
+the layer's name, the mean beta and the standard deviation |gamma| of every output channel ([C], float64). Copies and saved graphs do not
+have it.
 """
 
 from __future__ import annotations
@@ -18,8 +22,9 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from halfstep.errors import GraphError
-from halfstep.graph.edit import add_parameter, attribute, finish, set_parameter
-from halfstep.graph.operators import WeightedLayer, module_of, weighted_layer
+from halfstep.graph.channels import num_reads, scale_channels, write_bias
+from halfstep.graph.edit import attribute, finish, set_parameter
+from halfstep.graph.operators import module_of, weighted_layer
 from halfstep.steps.abstract import STEPS, AbstractStep, Context
 
 
@@ -70,13 +75,9 @@ def why_not(node: Node) -> str | None:
         return "it is called more than once"
     if layer.weight.op != "get_attr":
         return f"the weight of '{source.meta['name']}' is computed, not stored"
-    if _num_reads(layer.weight) > 1 or (layer.bias is not None and _num_reads(layer.bias) > 1):
+    if num_reads(layer.weight) > 1 or (layer.bias is not None and num_reads(layer.bias) > 1):
         return f"the weights of '{source.meta['name']}' are used elsewhere too"
     return None
-
-
-def _num_reads(node: Node) -> int:
-    return sum(len(other.users) for other in node.graph.nodes if other.op == "get_attr" and other.target == node.target)
 
 
 def _fold(graph: GraphModule, node: Node) -> None:
@@ -86,14 +87,10 @@ def _fold(graph: GraphModule, node: Node) -> None:
     assert layer is not None
     factor, shift = _affine(norm)
     weight = attribute(graph, layer.weight)
-    set_parameter(graph, layer.weight, _scale_outputs(weight, factor, layer))
+    set_parameter(graph, layer.weight, scale_channels(weight, layer, outputs=factor))
     old_bias = torch.zeros_like(factor) if layer.bias is None else attribute(graph, layer.bias).double()
-    bias = (old_bias * factor + shift).to(weight.dtype)
-    if layer.bias is None:
-        path = f"{str(layer.weight.target).rpartition('.')[0]}.bias".lstrip(".")
-        _set_bias(layer.node, add_parameter(graph, path, bias, before=layer.node))
-    else:
-        set_parameter(graph, layer.bias, bias)
+    write_bias(graph, layer, old_bias * factor + shift)
+    graph.meta.setdefault("batch_norms", {})[layer.name] = _statistics(norm, factor)
     node.replace_all_uses_with(layer.node)
     graph.graph.erase_node(node)
 
@@ -108,18 +105,7 @@ def _affine(norm: nn.modules.batchnorm._BatchNorm) -> tuple[Tensor, Tensor]:
     return factor, shift if norm.bias is None else shift + norm.bias.detach().double()
 
 
-def _scale_outputs(weight: Tensor, factor: Tensor, layer: WeightedLayer) -> Tensor:
-    """``weight`` times ``factor`` of shape [C_out]; a transposed convolution holds [C_in, C_out / groups, ...]."""
-    exact: Tensor = weight.detach().double()
-    if layer.output_axis == 0:
-        return (exact * factor.view(-1, *[1] * (weight.ndim - 1))).to(weight.dtype)
-    grouped: Tensor = exact.unflatten(0, (layer.groups, -1)) * factor.view(layer.groups, 1, -1, *[1] * (weight.ndim - 2))
-    scaled: Tensor = grouped.flatten(0, 1)
-    return scaled.to(weight.dtype)
-
-
-def _set_bias(node: Node, bias: Node) -> None:
-    if len(node.args) > 2:
-        node.update_arg(2, bias)
-    else:
-        node.args = (*node.args, bias)
+def _statistics(norm: nn.modules.batchnorm._BatchNorm, factor: Tensor) -> tuple[Tensor, Tensor]:
+    """(beta, |gamma|): mean and standard deviation of what the batch norm returned on its training data."""
+    mean = torch.zeros_like(factor) if norm.bias is None else norm.bias.detach().double()
+    return mean, torch.ones_like(factor) if norm.weight is None else norm.weight.detach().double().abs()

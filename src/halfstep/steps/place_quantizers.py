@@ -93,11 +93,17 @@ def _places(graph: GraphModule) -> dict[Node, Place]:
     for node in graph.graph.nodes:
         clip = clip_behind(node)
         is_first, is_last = node in layers[:1], node in layers[-1:]
-        place = Place(str(node.meta["name"]), is_first, is_last, None if clip is None else str(clip.meta["name"]))
+        fused = None if clip is None else str(clip.meta["name"])
+        place = Place(str(node.meta["name"]), is_first, is_last, fused, node.op == "placeholder", _is_addend(clip or node))
         places.setdefault(node, place)
         if clip is not None:
             places[clip] = place
     return places
+
+
+def _is_addend(node: Node) -> bool:
+    """Whether what leaves ``node`` goes into additions of tensors and nowhere else."""
+    return bool(node.users) and all(operator_name(user) == "add" and num_tensors(user) == 2 for user in node.users)
 
 
 def plan(graph: GraphModule, scheme: Scheme) -> dict[Node, Node]:

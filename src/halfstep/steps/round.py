@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from halfstep.errors import CalibrationError, GraphError
+from halfstep.graph.curvature import task_curvature
 from halfstep.graph.edges import behind_quantizer, quantizer_of
 from halfstep.graph.edit import attribute, set_parameter
 from halfstep.graph.operators import WeightedLayer, linear_operator, weighted_layers
@@ -32,9 +33,12 @@ from halfstep.quantizers import UniformQuantizer
 from halfstep.registry import Spec
 from halfstep.rounding import ROUNDINGS, AbstractRounding, Moments, RoundingProblem
 from halfstep.steps.abstract import STEPS, AbstractStep, Context
+from halfstep.steps.calibrate import least_scale
 from halfstep.steps.part import solve
 from halfstep.steps.problem import gather_moments, gather_samples
 from halfstep.steps.walk import MEMORY, Walk
+
+_SLIGHT = 1e-3  # damping where only the scale is looked for
 
 
 @final
@@ -123,6 +127,7 @@ class Round(AbstractStep):
                 quantized = solve(rounding, problem, context.generator_for(index))
             except CalibrationError as error:
                 raise CalibrationError(f"Layer '{layer.name}': {error}") from error
+            quantized = _with_room_for_bias(walk.graph, layer, problem, quantized, rounding)
             saved = {"codes": quantized.codes, "scale": quantized.scale}
             if rounding.frees_bias and problem.bias is not None:
                 saved["bias"] = corrected_bias(problem, quantized)
@@ -147,8 +152,6 @@ class Round(AbstractStep):
             exact = walk.constant(layer.weight, is_float=True), None if layer.bias is None else walk.constant(layer.bias, is_float=True)
             problem = dataclasses.replace(problem, samples=partial(gather_samples, walk, layer, operator, *exact))
         if rounding.uses_curvature:
-            from halfstep.graph.curvature import task_curvature
-
             source = walk.twin(behind_quantizer(layer.weight))
             problem = dataclasses.replace(problem, curvature=partial(task_curvature, walk.reference, source, context.batches()))
 
@@ -187,6 +190,20 @@ def corrected_bias(problem: RoundingProblem, quantized: Quantized) -> Tensor:
     return (problem.bias.double() + shift.flatten()).to(problem.bias.dtype)
 
 
+def _with_room_for_bias(
+    graph: GraphModule, layer: WeightedLayer, problem: RoundingProblem, quantized: Quantized, rounding: AbstractRounding
+) -> Quantized:
+    """The codes, but nearest ones on a wider grid where the bias would not fit into the accumulator with the scale that was found."""
+    bias = corrected_bias(problem, quantized) if rounding.frees_bias and problem.bias is not None else None
+    least = least_scale(graph, layer, bias).to(quantized.scale).view(-1)
+    if bool((quantized.scale >= least).all()):
+        return quantized
+    scale = torch.maximum(quantized.scale, least.view(quantized.scale.shape) if quantized.scale.ndim else least.max())
+    wider = problem.codes(torch.round(problem.weight / problem.grid.along(scale, problem.weight.ndim)), scale)
+    is_kept = problem.grid.along(scale == quantized.scale, problem.weight.ndim)
+    return dataclasses.replace(wider, codes=torch.where(is_kept, quantized.codes, wider.codes))
+
+
 def _bias_source(layer: WeightedLayer) -> Node | None:
     """The node that reads the layer's stored bias."""
     source = None if layer.bias is None else behind_quantizer(layer.bias)
@@ -199,14 +216,14 @@ def _without_means(moments: Moments) -> Moments:
 
 
 def _refines(context: Context) -> bool:
-    return context.weight_range is not None and getattr(context.weight_range, "refines_on_data", False)
+    return context.weight_range is not None and context.weight_range.refines_on_data
 
 
 def _with_refined_scale(problem: RoundingProblem, context: Context) -> RoundingProblem:
     """The problem on the grid that the range estimator of the weights chooses once it sees the data."""
-    if context.weight_range is None or not getattr(context.weight_range, "refines_on_data", False):
+    if context.weight_range is None or not context.weight_range.refines_on_data:
         return problem
-    quadratic = problem.quadratic(centred=False, damping=0.0)
+    quadratic = problem.quadratic(centred=False, damping=_SLIGHT)
     rows = problem.operator.rows(problem.weight)
     scale, zero_point = context.weight_range.refine(rows, quadratic.gram, quadratic.target, problem.grid, problem.scale, problem.zero_point)
     return dataclasses.replace(problem, scale=scale, zero_point=zero_point)

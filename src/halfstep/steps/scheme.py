@@ -75,12 +75,17 @@ class Override(LayerTypes):
 
 @dataclass(frozen=True)
 class Place:
-    """A layer's name, and whether it is the first or the last with weights. clip: the name of the ReLU or clip fused into it."""
+    """A layer's name, and whether it is the first or the last with weights. clip: the name of the ReLU or clip fused into it.
+
+    is_input: it is an input of the network. is_addend: what leaves it goes into additions and nowhere else.
+    """
 
     name: str
     is_first: bool = False
     is_last: bool = False
     clip: str | None = None
+    is_input: bool = False
+    is_addend: bool = False
 
 
 def _fits(place: Place, pattern: str) -> bool:
@@ -88,17 +93,27 @@ def _fits(place: Place, pattern: str) -> bool:
 
 
 class Scheme(Method):
-    """Later entries win: the defaults, then ``first_layer`` and ``last_layer``, then ``overrides`` in their order.
+    """Later entries win: the defaults, ``inputs`` and ``addends``, ``first_layer`` and ``last_layer``, then ``overrides`` in their order.
 
-    outputs: whether the network's outputs are quantized too, where the operator before them can leave its integers as floats.
+    inputs: type of the network's inputs (images have 8 bits to begin with). addends: type of the tensors that go into additions and
+    nowhere else, such as the last convolution of a residual block: an addition takes what its accumulator holds as easily as 4 bits of
+    it. None keeps the default. outputs: whether the network's outputs are quantized too, where the operator before them can leave its
+    integers as floats.
     """
 
     weights: WeightScheme = WeightScheme(narrow=True)
     activations: ActivationScheme = ActivationScheme()
+    inputs: str | None = None
+    addends: str | None = None
     outputs: bool = False
     first_layer: LayerTypes | None = None
     last_layer: LayerTypes | None = None
     overrides: tuple[Override, ...] = Field(default=())
+
+    @field_validator("inputs", "addends")
+    @classmethod
+    def _is_a_type(cls, value: str | None) -> str | None:
+        return value if value is None else TensorScheme(type=value).type
 
     def weight_grid(self, place: Place, channel_axis: int | None) -> Grid | None:
         """The grid of a layer's weight; ``channel_axis`` is the axis of its output channels, None where it has none of its own."""
@@ -106,7 +121,8 @@ class Scheme(Method):
 
     def activation_grid(self, place: Place) -> Grid | None:
         """The grid of what leaves a layer or operator."""
-        return self.activations.grid(self._type("activations", place))
+        special = (self.addends if place.is_addend else None) or (self.inputs if place.is_input else None)
+        return self.activations.grid(self._type("activations", place) or special)
 
     def _type(self, role: str, place: Place) -> str | None:
         entries: list[LayerTypes] = [entry for entry in (place.is_first and self.first_layer, place.is_last and self.last_layer) if entry]

@@ -1,0 +1,74 @@
+"""The weight of a layer by its channels, whatever kind of layer it is.
+
+    blocks[g, r, i, k] = the weight between output channel g R + r and input channel g I + i at place k of the kernel
+
+g: group, r: output channel of the group (R of them), i: input channel of the group (I of them). Convolutions, transposed or not, and linear
+layers hold the same numbers in different orders; here they look alike.
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from halfstep.graph.edit import add_parameter, attribute, set_parameter
+from halfstep.graph.operators import WeightedLayer, linear_operator
+
+
+def blocks(weight: Tensor, layer: WeightedLayer) -> Tensor:
+    """``weight`` as [G, R, I, K]; K is 1 for a linear layer."""
+    inputs = weight.shape[0] // layer.groups if layer.is_transposed else weight.shape[1]
+    rows = linear_operator(layer, weight.shape[2:]).rows(weight)
+    return rows.reshape(*rows.shape[:2], inputs, -1)
+
+
+def scale_channels(weight: Tensor, layer: WeightedLayer, outputs: Tensor | None = None, inputs: Tensor | None = None) -> Tensor:
+    """``weight`` with its output channels multiplied by ``outputs`` [C_out] and its input channels by ``inputs`` [C_in].
+
+    Computed in float64 and rounded once, to the type of ``weight``.
+    """
+    scaled = blocks(weight.detach().double(), layer)
+    num_groups, num_outputs, num_inputs, _ = scaled.shape
+    if outputs is not None:
+        scaled = scaled * outputs.double().view(num_groups, num_outputs, 1, 1)
+    if inputs is not None:
+        scaled = scaled * inputs.double().view(num_groups, 1, num_inputs, 1)
+    operator = linear_operator(layer, weight.shape[2:])
+    return operator.weight(scaled.flatten(2), weight.shape).to(weight.dtype)
+
+
+def response(weight: Tensor, layer: WeightedLayer, x: Tensor) -> Tensor:
+    """What the weight makes of an input that is ``x`` [C_in] everywhere: [C_out], float64, away from the borders.
+
+    Of a transposed convolution, whose outputs meet different parts of the kernel, the mean of them.
+    """
+    summed = blocks(weight.detach().double(), layer).sum(3)  # [G, R, I]
+    share = math.prod(linear_operator(layer, weight.shape[2:]).stride) if layer.is_transposed else 1
+    return (summed * x.double().view(len(summed), 1, -1)).sum(2).flatten() / share
+
+
+def num_reads(node: Node) -> int:
+    """How many operators read the parameter that an attribute node reads, through whichever node."""
+    return sum(len(other.users) for other in node.graph.nodes if other.op == "get_attr" and other.target == node.target)
+
+
+def has_own_parameters(layer: WeightedLayer) -> bool:
+    """Whether weight and bias are stored, not computed, and nothing else reads them."""
+    parameters = [layer.weight] if layer.bias is None else [layer.weight, layer.bias]
+    return all(node.op == "get_attr" and num_reads(node) == 1 for node in parameters)
+
+
+def write_bias(graph: GraphModule, layer: WeightedLayer, bias: Tensor) -> None:
+    """Give the layer this bias [C_out], a new parameter beside its weight where it has none."""
+    bias = bias.to(attribute(graph, layer.weight).dtype)
+    if layer.bias is not None:
+        set_parameter(graph, layer.bias, bias)
+        return
+    path = f"{str(layer.weight.target).rpartition('.')[0]}.bias".lstrip(".")
+    node = add_parameter(graph, path, bias, before=layer.node)
+    if len(layer.node.args) > 2:
+        layer.node.update_arg(2, node)
+    else:
+        layer.node.args = (*layer.node.args, node)
