@@ -17,9 +17,16 @@ from halfstep.recipes.recipe import Recipe, shipped
 from halfstep.registry import Registry
 from halfstep.rounding import ROUNDINGS
 from halfstep.steps import STEPS
+from halfstep.studies import STUDIES
 
 EXAMPLE = "Example: halfstep list ranges"
-REGISTRIES: Mapping[str, Registry[Any]] = {"ranges": RANGES, "roundings": ROUNDINGS, "quantizers": QUANTIZERS, "steps": STEPS}
+REGISTRIES: Mapping[str, Registry[Any]] = {
+    "ranges": RANGES,
+    "roundings": ROUNDINGS,
+    "quantizers": QUANTIZERS,
+    "steps": STEPS,
+    "studies": STUDIES,
+}
 KINDS = (*REGISTRIES, "recipes")
 
 

@@ -53,7 +53,8 @@ def quantize(
         ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where the same command was interrupted, to the same bytes; layers it has finished are kept.")
+        bool,
+        typer.Option("--resume", help="Go on where the same command was interrupted, to the same bytes."),
     ] = False,
     latency: Annotated[bool, typer.Option("--latency", help="Time the exported file in ONNX Runtime against the float network.")] = False,
     state_dict: options.StateDict = None,
@@ -67,8 +68,8 @@ def quantize(
 ) -> None:
     """Quantize a trained network, export it to ONNX, check the export against the simulation, and write a report.
 
-    With a recipe that looks at data layer by layer, an interrupted run can be continued with --resume, and torchrun shares the work out over
-    several processes: torchrun --nproc-per-node 2 -m halfstep.cli quantize ...
+    With a recipe that looks at data layer by layer, an interrupted run can be continued with --resume, and torchrun shares the work out
+    over several processes: torchrun --nproc-per-node 2 -m halfstep.cli quantize ...
 
     The run directory holds model.onnx, report.html, result.json, recipe.yaml, the quantized model and the calibration statistics.
     """

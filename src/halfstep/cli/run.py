@@ -42,7 +42,15 @@ def run(
     """
     with parallel.processes():
         quantize = partial(
-            hs.quantize, model, calibration, recipe, seed=seed, samples=samples, statistics=statistics, checkpoint=beside(out), resume=resume
+            hs.quantize,
+            model,
+            calibration,
+            recipe,
+            seed=seed,
+            samples=samples,
+            statistics=statistics,
+            checkpoint=beside(out),
+            resume=resume,
         )
         if parallel.index() > 0:
             quantize()

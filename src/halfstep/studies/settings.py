@@ -1,0 +1,96 @@
+"""How much is spent on a study, and one setting of it: what is quantized, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pydantic
+
+from halfstep.recipes import Recipe
+from halfstep.registry import Spec
+
+
+class Settings(pydantic.BaseModel):
+    """What a user may change in every study; the defaults are the paper's.
+
+    bits: of the quantized weights. num_seeds: runs of everything that is random; a seed decides which images a run is calibrated on and all
+    of its random choices. num_iterations: of the learned roundings. num_positions: output positions drawn of each image at each of their
+    steps (None: all). num_samples: images to calibrate on. num_draws: stochastic roundings in table 1 and figure 1. is_quick: whether these
+    are the reduced settings of `quick`.
+    """
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    bits: int = pydantic.Field(default=4, ge=2, le=8)
+    num_seeds: int = pydantic.Field(default=5, ge=1)
+    num_iterations: int = pydantic.Field(default=10_000, ge=1)
+    num_positions: int | None = pydantic.Field(default=None, ge=1)
+    num_samples: int = pydantic.Field(default=1024, ge=1)
+    num_draws: int = pydantic.Field(default=100, ge=2)
+    is_quick: bool = False
+
+    @classmethod
+    def quick(cls) -> Settings:
+        """A tenth of the iterations, 16 output positions a step, three seeds."""
+        return cls(num_seeds=3, num_iterations=1000, num_positions=16, is_quick=True)
+
+    def words(self, with_images: bool = True, with_seeds: bool = True) -> str:
+        """One line for titles and pages."""
+        parts = [
+            f"{self.bits}-bit weights",
+            f"{self.num_samples:,} images" if with_images else "",
+            f"{self.num_iterations:,} iterations",
+            "all output positions" if self.num_positions is None else f"{self.num_positions} sampled output positions",
+            f"{self.num_seeds} seed{'s' if self.num_seeds > 1 else ''}" if with_seeds else "one seed",
+        ]
+        return ("quick settings: " if self.is_quick else "") + ", ".join(part for part in parts if part)
+
+    def learned(self, method: str, options: Mapping[str, Any] | None = None) -> Spec:
+        """A rounding that is learned in iterations (``adaround``, ``ste``) with these settings."""
+        return {method: {"num_iterations": self.num_iterations, "num_positions": self.num_positions, **(options or {})}}
+
+
+@dataclass(frozen=True)
+class Published:
+    """A figure of the paper: top-1 on ImageNet in percent, and the standard deviation over five seeds where the paper gives one."""
+
+    mean: float
+    deviation: float | None = None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One figure of a table: how the network is quantized, and what the paper found that way.
+
+    method: the rounding. only_first: whether the first layer alone is quantized. weight_range: which grid. then: steps after rounding.
+    is_random: whether the outcome depends on the seed. num_samples, num_seeds: instead of those of the settings. is_other: whether the
+    images to calibrate on come from another data set. with_costs: whether the costs (13) and (20) of the first layer are taken down too.
+    """
+
+    method: Spec
+    published: Published | None = None
+    only_first: bool = False
+    weight_range: Spec = "mse"
+    then: tuple[Spec, ...] = ()
+    is_random: bool = True
+    num_samples: int | None = None
+    num_seeds: int | None = None
+    is_other: bool = False
+    with_costs: bool = False
+
+    def recipe(self, bits: int) -> Recipe:
+        """Weights on a symmetric grid with one scale a layer, activations in float, batch norms folded: the paper's experimental setup."""
+        kind = f"int{bits}"
+        scheme: dict[str, Any] = {
+            "weights": {"type": "float" if self.only_first else kind, "symmetric": True, "per_channel": False, "narrow": False},
+            "activations": {"type": "float"},
+        }
+        if self.only_first:
+            scheme["first_layer"] = {"weights": kind}
+        steps = ["fold_batch_norm", "place_quantizers", {"calibrate": {"weights": self.weight_range}}, {"round": {"method": self.method}}]
+        return Recipe.parse({"name": f"w{bits}", "scheme": scheme, "steps": [*steps, *self.then]}, "of a study")
+
+
+NEAREST = Cell("nearest", is_random=False)
