@@ -41,8 +41,9 @@ lint: $(VENV)/.installed-lint ## style, types and the layer contract
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.installed bench-nncf-env ## the published figures, peers beside halfstep
-	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+bench: $(VENV)/.installed-studies bench-peer-envs ## the published figures, peers beside halfstep (hours)
+	@set -e; for name in int8_ptq calibration_memory solver_layers rounding readme_tables; do \
+		echo "== $$name"; $(BIN)/python benchmarks/$$name.py; done
 
 docs: $(VENV)/.installed ## docs/command_line.md, written from the commands' own help
 	$(BIN)/python -m typer halfstep.cli.app utils docs --name halfstep --output docs/command_line.md

@@ -20,11 +20,10 @@ from typing import Any
 
 from rich.console import Console
 
-from harness.data import NETWORKS, ROOT, data_folder
-from harness.machine import commit, machine_facts, versions
-from harness.measured import Measured, run_measured
+from harness.data import NETWORKS, data_folder
+from harness.store import Store, chosen_names, interpreters
 from harness.tables import print_means, print_network
-from harness.tools import CLAIMED, INSTALL, NNCF, OWN, QUICK, TOOLS, Tool
+from harness.tools import CLAIMED, INSTALL, NNCF, QUICK, TOOLS, Tool
 
 HERE = Path(__file__).resolve().parent
 LIMIT_SECONDS = 3600.0
@@ -42,28 +41,13 @@ class Settings:
     repeats: int
 
 
-class Benchmark:
-    """One run: knows the interpreters, the folder of made files, and the results so far (saved after every step)."""
+class Benchmark(Store):
+    """One run: the rows, and the latencies of their files."""
 
     def __init__(self, settings: Settings, pythons: dict[str, Path], out: Path, console: Console) -> None:
-        self.settings, self.pythons, self.out, self.console = settings, pythons, out, console
-        self.work = out.parent / "work" / out.stem
-        self.work.mkdir(parents=True, exist_ok=True)
+        super().__init__(out, asdict(settings), ("rows", "latency"), pythons, LIMIT_SECONDS)
+        self.settings, self.console = settings, console
         self.warmed: set[tuple[str, str]] = set()
-        self.results = self._stored()
-
-    def _stored(self) -> dict[str, Any]:
-        fresh: dict[str, Any] = {"settings": asdict(self.settings), "rows": {}, "latency": {}}
-        stored = json.loads(self.out.read_text()) if self.out.is_file() else fresh
-        return stored if stored["settings"] == fresh["settings"] else fresh
-
-    def save(self) -> None:
-        self.out.write_text(json.dumps(self.results, indent=1) + "\n")
-
-    def describe(self) -> None:
-        """Store machine, commit and versions; they describe the newest rows."""
-        found = {name: versions(python) for name, python in self.pythons.items() if python.is_file()}
-        self.results |= {"machine": machine_facts(), "commit": commit(ROOT), "versions": found}
 
     def forget(self, tools: list[str]) -> None:
         for key in [key for key in self.results["rows"] if key.split("/")[1] in tools]:
@@ -74,21 +58,8 @@ class Benchmark:
     def model_path(self, network: str, tool: str) -> Path:
         return self.work / f"{network}.{tool}.onnx"
 
-    def _run(self, python: Path, arguments: list[str], log: str) -> Measured:
-        return run_measured([str(python), *arguments], self.work / log, {"PYTHONPATH": f"{HERE}:{ROOT / 'src'}"}, LIMIT_SECONDS)
-
-    def _module(self, module: str, *arguments: str) -> None:
-        """Run a harness module in this environment; end the program with its output if it fails."""
-        done = self._run(self.pythons[OWN], ["-m", f"harness.{module}", *arguments], f"{module}.log")
-        if done.return_code != 0:
-            sys.exit(f"harness.{module} {' '.join(arguments)} failed:\n{done.log_tail}")
-
-    def calibration(self, network: str) -> Path:
-        path = self.work / f"calibration.{network}.{self.settings.samples}.{self.settings.seed}.npy"
-        if not path.is_file():
-            choice = ["--samples", str(self.settings.samples), "--seed", str(self.settings.seed)]
-            self._module("data", "--network", network, *choice, "--out", str(path))
-        return path
+    def _images(self, network: str) -> Path:
+        return self.calibration(network, self.settings.samples, self.settings.seed)
 
     def row(self, network: str, tool: Tool) -> None:
         """Make, measure and evaluate one row, unless a finished one is stored."""
@@ -109,13 +80,13 @@ class Benchmark:
     def _measure(self, network: str, tool: Tool, entry: dict[str, Any]) -> None:
         model, marks = self.model_path(network, tool.name), self.work / f"{network}.{tool.name}.marks.json"
         model.unlink(missing_ok=True)
-        arguments = [str(HERE / "peers" / tool.script), "--network", network, "--calibration", str(self.calibration(network))]
+        arguments = [str(HERE / "peers" / tool.script), "--network", network, "--calibration", str(self._images(network))]
         arguments += ["--out", str(model), "--marks", str(marks), *tool.options]
         python, log = self.pythons[tool.environment], f"{network}.{tool.name}.log"
         if (tool.environment, tool.script) not in self.warmed:  # files from a cold disk and byte code are not a tool's cost
-            self._run(python, arguments, log)
+            self.run(python, arguments, log)
             self.warmed.add((tool.environment, tool.script))
-        runs = [self._run(python, arguments, log) for _ in range(self.settings.repeats)]
+        runs = [self.run(python, arguments, log) for _ in range(self.settings.repeats)]
         failed = next((run for run in runs if run.return_code != 0), None)
         if failed is not None or not model.is_file():
             entry["missing"] = f"failed: {(failed or runs[-1]).log_tail.splitlines()[-1:]}; see {log}"
@@ -127,7 +98,7 @@ class Benchmark:
     def _evaluate(self, network: str, model: Path) -> dict[str, Any]:
         report = model.with_suffix(".evaluation.json")
         limited = [] if self.settings.images is None else ["--images", str(self.settings.images)]
-        self._module("evaluation", "--network", network, "--model", str(model), "--out", str(report), *limited)
+        self.module("evaluation", "--network", network, "--model", str(model), "--out", str(report), *limited)
         return dict(json.loads(report.read_text()))
 
     def latency(self, network: str, tools: list[str]) -> None:
@@ -138,7 +109,7 @@ class Benchmark:
         self.console.log(f"{network}: latency of {len(finished)} files")
         report = self.work / f"{network}.latency.json"
         models = [f"{name}={self.model_path(network, name)}" for name in finished]
-        self._module("latency", *models, "--rounds", str(self.settings.rounds), "--out", str(report))
+        self.module("latency", *models, "--rounds", str(self.settings.rounds), "--out", str(report))
         self.results["latency"][network] = json.loads(report.read_text())
         self.save()
 
@@ -158,30 +129,17 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _names(given: str | None, default: tuple[str, ...], known: tuple[str, ...], what: str) -> list[str]:
-    names = list(known) if given == "all" else list(default) if given is None else [name for name in given.split(",") if name]
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        sys.exit(f"Unknown {what}: {', '.join(unknown)}. Known: {', '.join(known)}.")
-    return names
-
-
-def _pythons(given: list[str]) -> dict[str, Path]:
-    folders = {NNCF: ROOT / ".venv-nncf"} | {name: Path(folder) for name, _, folder in (text.partition("=") for text in given)}
-    return {OWN: Path(sys.executable)} | {name: folder / "bin" / "python" for name, folder in folders.items()}
-
-
 def main() -> None:
     given = _arguments()
     data_folder()
-    networks = _names(given.networks, QUICK_NETWORKS if given.quick else NETWORKS, NETWORKS, "network")
-    tools = _names(given.tools, QUICK if given.quick else CLAIMED, tuple(TOOLS), "tool")
+    networks = chosen_names(given.networks, QUICK_NETWORKS if given.quick else NETWORKS, NETWORKS, "network")
+    tools = chosen_names(given.tools, QUICK if given.quick else CLAIMED, tuple(TOOLS), "tool")
     rounds, images = (50, 1000) if given.quick else (given.rounds, None)
     settings = Settings(given.samples, given.seed, images, rounds, given.repeats)
     out = given.out or HERE / "results" / f"int8_ptq{'_quick' if given.quick else ''}.json"
     console = Console(width=None if sys.stdout.isatty() else 200)
-    benchmark = Benchmark(settings, _pythons(given.venv), out.resolve(), console)
-    benchmark.forget(_names(given.redo, (), tuple(TOOLS), "tool") if given.redo else [])
+    benchmark = Benchmark(settings, interpreters(given.venv, (NNCF,)), out.resolve(), console)
+    benchmark.forget(chosen_names(given.redo, (), tuple(TOOLS), "tool") if given.redo else [])
     benchmark.describe()
     for network in networks:
         for tool in tools:

@@ -1,28 +1,58 @@
 # Environments of the tools that the benchmarks run beside halfstep: one virtual environment a tool, so that their requirements
 # never meet halfstep's. Included by the main Makefile; every command runs from the project root.
-#   make bench-nncf-env                                      .venv-nncf
+#   make bench-nncf-env                                      .venv-nncf (also bench-aimet-env, bench-brevitas-env, bench-mct-env)
 #   make bench-nncf-env NNCF_VENV=/some/folder               elsewhere; tell the benchmark with --venv nncf=/some/folder
 #   make bench-nncf-env PEER_PIP_FLAGS="--extra-index-url …"   e.g. an index that holds CPU-only torch wheels
 # ONNX Runtime's own quantizer needs no environment: it is part of onnxruntime, which halfstep's environment already has.
 PEER_PYTHON ?= python3
 PEER_PIP_FLAGS ?=
 NNCF_VENV ?= .venv-nncf
-NNCF_CONSTRAINTS := benchmarks/constraints-nncf.txt
+AIMET_VENV ?= .venv-aimet
+BREVITAS_VENV ?= .venv-brevitas
+MCT_VENV ?= .venv-mct
+PEER_CONSTRAINTS := benchmarks/constraints-
 
-.PHONY: bench-nncf-env bench-peer-envs bench-clean-envs
+.PHONY: bench-nncf-env bench-aimet-env bench-brevitas-env bench-mct-env bench-peer-envs bench-clean-envs
 
-bench-peer-envs: bench-nncf-env
+bench-peer-envs: bench-nncf-env bench-aimet-env bench-brevitas-env bench-mct-env
 
 bench-nncf-env: $(NNCF_VENV)/.complete
 
-$(NNCF_VENV)/.complete: $(NNCF_CONSTRAINTS)
+$(NNCF_VENV)/.complete: $(PEER_CONSTRAINTS)nncf.txt
 	$(PEER_PYTHON) -m venv $(NNCF_VENV)
-	$(NNCF_VENV)/bin/python -m pip install --quiet $(PEER_PIP_FLAGS) --constraint $(NNCF_CONSTRAINTS) \
+	$(NNCF_VENV)/bin/python -m pip install --quiet $(PEER_PIP_FLAGS) --constraint $< \
 		nncf torch onnx onnxruntime onnxscript safetensors torchao
 	$(NNCF_VENV)/bin/python -c "import nncf, onnx, onnxruntime, torch, torchao"
 	NNCF_CI=1 NNCF_EXTENSION_LOAD_TIMEOUT=0 $(NNCF_VENV)/bin/python -c \
 		"from nncf.torch.quantization.extensions import QuantizedFunctionsCPU; QuantizedFunctionsCPU.get('Quantize_forward')"
 	touch $@
 
+# The tools of the rounding benchmark; torchvision is imported through the stub that the peers use too.
+STUB := from harness.torchvision_stub import declare_missing_operators; declare_missing_operators()
+
+bench-aimet-env: $(AIMET_VENV)/.complete
+
+$(AIMET_VENV)/.complete: $(PEER_CONSTRAINTS)aimet.txt
+	$(PEER_PYTHON) -m venv $(AIMET_VENV)
+	$(AIMET_VENV)/bin/python -m pip install --quiet $(PEER_PIP_FLAGS) --constraint $< aimet-torch torch safetensors
+	PYTHONPATH=benchmarks $(AIMET_VENV)/bin/python -c "$(STUB); import aimet_torch"
+	touch $@
+
+bench-brevitas-env: $(BREVITAS_VENV)/.complete
+
+$(BREVITAS_VENV)/.complete: $(PEER_CONSTRAINTS)brevitas.txt
+	$(PEER_PYTHON) -m venv $(BREVITAS_VENV)
+	$(BREVITAS_VENV)/bin/python -m pip install --quiet $(PEER_PIP_FLAGS) --constraint $< brevitas torch safetensors accelerate tqdm
+	$(BREVITAS_VENV)/bin/python -c "from brevitas_examples.imagenet_classification.ptq import learned_round_utils, ptq_common"
+	touch $@
+
+bench-mct-env: $(MCT_VENV)/.complete
+
+$(MCT_VENV)/.complete: $(PEER_CONSTRAINTS)mct.txt
+	$(PEER_PYTHON) -m venv $(MCT_VENV)
+	$(MCT_VENV)/bin/python -m pip install --quiet $(PEER_PIP_FLAGS) --constraint $< model-compression-toolkit torch torchvision safetensors
+	PYTHONPATH=benchmarks $(MCT_VENV)/bin/python -c "$(STUB); import model_compression_toolkit"
+	touch $@
+
 bench-clean-envs:
-	rm -rf $(NNCF_VENV)
+	rm -rf $(NNCF_VENV) $(AIMET_VENV) $(BREVITAS_VENV) $(MCT_VENV)

@@ -7,7 +7,10 @@ import subprocess
 from pathlib import Path
 
 INTEGER_FLAGS = ("avx2", "avx512f", "avx512bw", "avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "asimddp", "i8mm")
-PACKAGES = ("halfstep", "torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "nncf", "numpy", "safetensors")
+PACKAGES = (
+    *("halfstep", "torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "numpy", "numba", "safetensors"),
+    *("nncf", "aimet-torch", "brevitas", "model-compression-toolkit"),
+)
 _LIST_VERSIONS = """
 import importlib.metadata, json, platform, sys
 found = {"python": platform.python_version()}

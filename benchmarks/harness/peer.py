@@ -19,36 +19,42 @@ if TYPE_CHECKING:
     import torch
 
 
-def peer_parser(description: str | None) -> argparse.ArgumentParser:
-    """The arguments that the driver gives to every peer; a peer adds its own settings."""
+def peer_parser(description: str | None, out: str = "the ONNX file to write") -> argparse.ArgumentParser:
+    """The arguments that the driver gives to every peer; a peer adds its own settings. ``out``: what it is to write."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--network", choices=NETWORKS, required=True)
     parser.add_argument("--calibration", type=Path, required=True, help="float32 [samples,3,32,32], as the network expects it")
-    parser.add_argument("--out", type=Path, required=True, help="the ONNX file to write")
+    parser.add_argument("--out", type=Path, required=True, help=out)
     parser.add_argument("--marks", type=Path, help="JSON file for the seconds at each mark")
     return parser
 
 
-def _cpu_seconds() -> float:
+def cpu_seconds() -> float:
+    """CPU seconds of this process so far, and of the children it waited for."""
     own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
     return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
 
 
 @dataclass
 class Marks:
-    """CPU seconds since the process began (children included) and wall seconds since the first mark, by name."""
+    """By name: CPU seconds since the process began (children included), wall seconds since the first mark, peak memory so far."""
 
     cpu: dict[str, float] = field(default_factory=dict)
     wall: dict[str, float] = field(default_factory=dict)
+    peak_rss_bytes: dict[str, int] = field(default_factory=dict)
     started: float = field(default_factory=time.perf_counter)
 
     def reach(self, name: str) -> None:
-        self.cpu[name] = _cpu_seconds()
+        self.cpu[name] = cpu_seconds()
         self.wall[name] = time.perf_counter() - self.started
+        self.peak_rss_bytes[name] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    def as_json(self) -> dict[str, dict[str, float] | dict[str, int]]:
+        return {"cpu": self.cpu, "wall": self.wall, "peak_rss_bytes": self.peak_rss_bytes}
 
     def write(self, path: Path | None) -> None:
         if path is not None:
-            path.write_text(json.dumps({"cpu": self.cpu, "wall": self.wall}))
+            path.write_text(json.dumps(self.as_json()))
 
 
 def trained_network(name: str) -> "torch.nn.Module":

@@ -9,7 +9,7 @@ import zoo
 from halfstep.graph.edges import behind_quantizer
 from halfstep.graph.operators import weighted_layers
 from halfstep.graph.run import cut, observe
-from halfstep.graph.units import MOST_LAYERS, UnitKind, _with_data, find_units, part_of_graph
+from halfstep.graph.units import MOST_LAYERS, UnitKind, data_nodes, find_units, part_of_graph
 
 KINDS: tuple[UnitKind, ...] = ("block", "layer")
 
@@ -48,7 +48,7 @@ def test_units_compute_what_the_network_computes(network: str, kind: UnitKind) -
     units = find_units(graph, kind)
     inside = [node for unit in units for node in unit.nodes]
     assert len(set(inside)) == len(inside)
-    with_data = set(_with_data(graph))
+    with_data = set(data_nodes(graph))
     assert [layer.node for unit in units for layer in unit.layers] == [
         layer.node for layer in weighted_layers(graph) if layer.node in with_data
     ]

@@ -52,11 +52,11 @@ class Unit:
 def find_units(graph: GraphModule, kind: UnitKind) -> list[Unit]:
     """Units in the order of computation; every weighted layer whose input depends on the data is in exactly one."""
     if kind == "layer" or graph.meta.get("batch_size") is not None:  # a stretch may have the batch size written into its shapes
-        return [_layer_unit(layer) for node in _with_data(graph) if (layer := weighted_layer(node)) is not None]
+        return [_layer_unit(layer) for node in data_nodes(graph) if (layer := weighted_layer(node)) is not None]
     units: list[Unit] = []
     for source, nodes in _merged(_stretches(graph)):
         unit = _unit(source, nodes)
-        is_whole = len(unit.layers) <= MOST_LAYERS and not set(unit.constants) & set(_with_data(graph))
+        is_whole = len(unit.layers) <= MOST_LAYERS and not set(unit.constants) & set(data_nodes(graph))
         units.extend([unit] if is_whole else [_layer_unit(layer) for layer in unit.layers])
     return units
 
@@ -79,7 +79,7 @@ def part_of_graph(source: Node, nodes: Iterable[Node], constants: Iterable[Node]
     return GraphModule(modules or nn.Module(), part)
 
 
-def _with_data(graph: GraphModule) -> dict[Node, None]:
+def data_nodes(graph: GraphModule) -> dict[Node, None]:
     """The nodes whose values depend on the inputs, in order."""
     found: dict[Node, None] = {}
     for node in graph.graph.nodes:
@@ -90,7 +90,7 @@ def _with_data(graph: GraphModule) -> dict[Node, None]:
 
 def _stretches(graph: GraphModule) -> list[tuple[Node, list[Node]]]:
     """Between each two neighbouring cuts: the tensor that is alive at the first, and the nodes up to the second."""
-    nodes = [node for node in _with_data(graph) if not node.meta.get("is_number")]
+    nodes = [node for node in data_nodes(graph) if not node.meta.get("is_number")]
     last_use = {node: max((index for index, user in enumerate(nodes) if node in user.all_input_nodes), default=-1) for node in nodes}
     for node in nodes:
         if any(user.op == "output" for user in node.users):

@@ -10,38 +10,27 @@ the bias corrected for it (``centred``), a ridge on H (``damping``).
 
 from __future__ import annotations
 
-from typing import ClassVar, final
+from typing import final
 
 import torch
 from pydantic import Field
 
 from halfstep.grid import Quantized
-from halfstep.rounding.abstract import ROUNDINGS, AbstractRounding, RoundingProblem
-from halfstep.solvers import ClosestVector, descend
+from halfstep.rounding.abstract import ROUNDINGS, RoundingProblem
+from halfstep.rounding.closest_vector import AbstractClosestVector
+from halfstep.solvers import descend
 
 
 @final
 @ROUNDINGS.register("coordinate_descent")
-class CoordinateDescent(AbstractRounding):
+class CoordinateDescent(AbstractClosestVector):
     """Each entry in turn to its best code. num_sweeps: at most, over all entries."""
 
     num_sweeps: int = Field(default=25, ge=1)
-    asymmetric: bool = False
-    centred: bool = False
     damping: float = Field(default=0.0, ge=0)
-
-    uses_moments: ClassVar[bool] = True
-    has_independent_rows: ClassVar[bool] = True
-
-    @property
-    def frees_bias(self) -> bool:
-        """With centred moments."""
-        return self.centred
 
     def round(self, problem: RoundingProblem, generator: torch.Generator) -> Quantized:
         """The codes after the last sweep; raises `CalibrationError` if the moments are not finite."""
-        quadratic = problem.quadratic(self.asymmetric, self.centred, self.damping)
-        rows = (problem.rows(part) for part in (problem.step(), *problem.limits()))
-        vector = ClosestVector.of(quadratic.gram, quadratic.target, *rows)
+        vector = self.vector(problem)
         codes = descend(vector, vector.nearest(), self.num_sweeps)
-        return problem.codes(problem.from_rows(codes.view_as(quadratic.target)))
+        return problem.codes(problem.from_rows(codes.view_as(problem.rows(problem.weight))))

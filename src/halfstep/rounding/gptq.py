@@ -12,38 +12,24 @@ Deviation: an entry that is always 0 in the input takes the nearest code, not 0.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, final
+from typing import Literal, final
 
 import torch
-from pydantic import Field
 
 from halfstep.grid import Quantized
-from halfstep.rounding.abstract import ROUNDINGS, AbstractRounding, RoundingProblem
-from halfstep.solvers import ClosestVector, beam
+from halfstep.rounding.abstract import ROUNDINGS, RoundingProblem
+from halfstep.rounding.closest_vector import AbstractClosestVector
+from halfstep.solvers import beam
 
 
 @final
 @ROUNDINGS.register("gptq")
-class GPTQ(AbstractRounding):
+class GPTQ(AbstractClosestVector):
     """One pass over the entries, each error made good by those that follow. order: "diagonal", large inputs first, or "index"."""
 
     order: Literal["diagonal", "index"] = "diagonal"
-    asymmetric: bool = False
-    centred: bool = False
-    damping: float = Field(default=0.01, ge=0)
-
-    uses_moments: ClassVar[bool] = True
-    has_independent_rows: ClassVar[bool] = True
-
-    @property
-    def frees_bias(self) -> bool:
-        """With centred moments."""
-        return self.centred
 
     def round(self, problem: RoundingProblem, generator: torch.Generator) -> Quantized:
         """The codes above; raises `CalibrationError` if the moments are not finite."""
-        quadratic = problem.quadratic(self.asymmetric, self.centred, self.damping)
-        rows = (problem.rows(part) for part in (problem.step(), *problem.limits()))
-        vector = ClosestVector.of(quadratic.gram, quadratic.target, *rows)
-        codes = beam(vector, 1, self.order == "diagonal")
-        return problem.codes(problem.from_rows(codes.view_as(quadratic.target)))
+        codes = beam(self.vector(problem), 1, self.order == "diagonal")
+        return problem.codes(problem.from_rows(codes.view_as(problem.rows(problem.weight))))

@@ -21,14 +21,15 @@ the slope exact, and 5 R d passes a kick; effort 3 takes a fifth of a second for
 
 from __future__ import annotations
 
-from typing import ClassVar, final
+from typing import final
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from halfstep.grid import Quantized
-from halfstep.rounding.abstract import ROUNDINGS, AbstractRounding, RoundingProblem
+from halfstep.rounding.abstract import ROUNDINGS, RoundingProblem
+from halfstep.rounding.closest_vector import AbstractClosestVector
 from halfstep.solvers import ClosestVector, beam, descend, draw_kicks, kick
 
 EFFORTS = ((0, 0), (1, 0), (4, 100), (16, 300), (32, 1000), (64, 3000))  # K and kicks a row
@@ -38,35 +39,24 @@ NEGLIGIBLE = 1e-6  # relative change of a scale that is not worth making
 
 @final
 @ROUNDINGS.register("lattice")
-class Lattice(AbstractRounding):
+class Lattice(AbstractClosestVector):
     """Closest vector by K-best, coordinate descent and kicks; scale and bias in closed form. effort: 0, nearest, to 5."""
 
     effort: int = Field(default=3, ge=0, le=5)
     asymmetric: bool = True
     centred: bool = True
-    damping: float = Field(default=0.01, ge=0)
     refit_scale: bool = True
-
-    uses_moments: ClassVar[bool] = True
-    has_independent_rows: ClassVar[bool] = True
-
-    @property
-    def frees_bias(self) -> bool:
-        """With centred moments."""
-        return self.centred
 
     def round(self, problem: RoundingProblem, generator: torch.Generator) -> Quantized:
         """The best codes found, and the scale that is best for them; raises `CalibrationError` if the moments are not finite."""
         seed = int(torch.randint(1 << 31, (), generator=generator, device=generator.device))
-        quadratic = problem.quadratic(self.asymmetric, self.centred, self.damping)
-        rows = (problem.rows(part) for part in (problem.step(), *problem.limits()))
-        vector = ClosestVector.of(quadratic.gram, quadratic.target, *rows)
+        vector, shape = self.vector(problem), problem.rows(problem.weight).shape
         if self.effort == 0:
-            return problem.codes(problem.from_rows(vector.nearest().view_as(quadratic.target)))
+            return problem.codes(problem.from_rows(vector.nearest().view(shape)))
         start = _start(vector, EFFORTS[self.effort][0])
         problem.progress(0.3)
         codes, scale = self._searched(problem, vector, start, seed)
-        return problem.codes(problem.from_rows(codes.view_as(quadratic.target)), scale)
+        return problem.codes(problem.from_rows(codes.view(shape)), scale)
 
     def _searched(self, problem: RoundingProblem, vector: ClosestVector, start: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         """Steps 2 to 4: codes and scale; those of the start where float32 lost more on the way than the steps gained."""

@@ -14,10 +14,11 @@ from typing import ClassVar, final
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from halfstep.grid import Quantized
 from halfstep.rounding.abstract import ROUNDINGS, AbstractRounding, RoundingProblem
-from halfstep.rounding.descent import Adam, minibatches
+from halfstep.rounding.descent import Adam, minibatches, reproducible
 from halfstep.rounding.layer_loss import layer_loss
 
 _REPORT_EVERY = 100  # iterations between two calls of `progress`
@@ -45,6 +46,10 @@ class StraightThrough(AbstractRounding):
 
     def round(self, problem: RoundingProblem, generator: torch.Generator) -> Quantized:
         """One code for each weight, any number of steps from it."""
+        with reproducible():
+            return problem.codes(torch.round(self._minimize(problem, generator)))
+
+    def _minimize(self, problem: RoundingProblem, generator: torch.Generator) -> Tensor:
         choice = {"is_asymmetric": self.is_asymmetric, "with_activation": self.with_activation}
         loss = layer_loss(problem, generator, **choice, num_positions=self.num_positions)
         U, step, low, high = (loss.laid_out(tensor) for tensor in (problem.position().clone(), problem.step(), *problem.limits()))
@@ -56,4 +61,4 @@ class StraightThrough(AbstractRounding):
             inside = torch.minimum(torch.maximum(rounded, low), high)
             gradient = loss.gradient(inside * step, chosen)
             adam.descend(gradient.mul_(step).mul_(inside == rounded))
-        return problem.codes(torch.round(loss.as_weight(U)))
+        return loss.as_weight(U)

@@ -26,6 +26,7 @@ from halfstep import parallel
 from halfstep.errors import CalibrationError
 from halfstep.graph.edges import quantizer_of
 from halfstep.graph.run import cut
+from halfstep.graph.units import data_nodes
 
 MEMORY = 4 << 30
 _BATCH_SIZE = 128  # large enough that what is done once a batch (adding up moments) hardly counts
@@ -58,7 +59,7 @@ class Walk:
         self.graph, self.reference = graph, reference
         self._with_activations = with_activations
         self._twins: dict[Node, Node] = dict(zip(graph.graph.nodes, reference.graph.nodes, strict=True))
-        self._with_data = _with_data(graph)
+        self._with_data = data_nodes(graph)
         self._num_users = Counter(source for node in self._with_data for source in node.all_input_nodes if source in self._with_data)
         self._shelf = _Shelf(memory)
         self._values: dict[Node, list[Pair]] = {}
@@ -170,15 +171,6 @@ def _merged(batches: Iterable[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...
             held = []
     if held:
         yield tuple(torch.cat(parts) for parts in zip(*held, strict=True))
-
-
-def _with_data(graph: GraphModule) -> set[Node]:
-    """The nodes whose values depend on the inputs."""
-    found: set[Node] = set()
-    for node in graph.graph.nodes:
-        if node.op == "placeholder" or any(source in found for source in node.all_input_nodes):
-            found.add(node)
-    return found
 
 
 def _call(node: Node, graph: GraphModule, load: Callable[[Node], Any]) -> Any:
