@@ -47,7 +47,9 @@ def reproduce(
             show_default=False,
         ),
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="1,000 iterations, 16 sampled positions a step, 3 seeds.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="1,000 iterations, 16 sampled positions a step, 3 seeds, fewer samples of CEM.")
+    ] = False,
     seeds: Annotated[int | None, typer.Option("--seeds", min=1, help="Runs of what is random. Default: 5.", show_default=False)] = None,
     iterations: Annotated[
         int | None, typer.Option("--iterations", min=1, help="Of learned roundings. Default: 10,000.", show_default=False)

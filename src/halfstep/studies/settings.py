@@ -33,7 +33,7 @@ class Settings(pydantic.BaseModel):
 
     @classmethod
     def quick(cls) -> Settings:
-        """A tenth of the iterations, 16 output positions a step, three seeds."""
+        """A tenth of the iterations, 16 output positions a step, three seeds; the cross-entropy method with a thirtieth of its samples."""
         return cls(num_seeds=3, num_iterations=1000, num_positions=16, is_quick=True)
 
     def words(self, with_images: bool = True, with_seeds: bool = True) -> str:
@@ -50,6 +50,11 @@ class Settings(pydantic.BaseModel):
     def learned(self, method: str, options: Mapping[str, Any] | None = None) -> Spec:
         """A rounding that is learned in iterations (``adaround``, ``ste``) with these settings."""
         return {method: {"num_iterations": self.num_iterations, "num_positions": self.num_positions, **(options or {})}}
+
+    def cross_entropy(self, objective: str) -> Spec:
+        """The QUBO by the cross-entropy method with these settings; ``objective``: task (13) or local (20)."""
+        reduced = {"num_samples": 256, "num_rounds": 60, "elite_share": 0.1, "smoothing": 0.3} if self.is_quick else {}
+        return {"qubo_cem": {"objective": objective, **reduced}}
 
 
 @dataclass(frozen=True)

@@ -35,12 +35,12 @@ class Table10(AbstractTable):
         nearest = replace(NEAREST, only_first=True, published=Published(52.29))
         return [
             Line("Nearest", {"top-1": nearest}),
-            Line("Cross-entropy method", {"top-1": _task("qubo_cem", {}, Published(68.62, 0.17))}),
-            Line("Tabu search, random start", {"top-1": _task("qubo_dwave", {"solver": "tabu"}, Published(41.98, 3.04))}),
-            Line("Tabu search, nearest start", {"top-1": _task("qubo_dwave", {"solver": "tabu", "start": "nearest"})}, is_ours=True),
-            Line("Simulated annealing", {"top-1": _task("qubo_dwave", {"solver": "annealing"})}, is_ours=True),
+            Line("Cross-entropy method", {"top-1": Cell(settings.cross_entropy("task"), Published(68.62, 0.17), only_first=True)}),
+            Line("Tabu search, random start", {"top-1": _dwave({"solver": "tabu"}, Published(41.98, 3.04))}),
+            Line("Tabu search, nearest start", {"top-1": _dwave({"solver": "tabu", "start": "nearest"})}, is_ours=True),
+            Line("Simulated annealing", {"top-1": _dwave({"solver": "annealing"})}, is_ours=True),
         ]
 
 
-def _task(name: str, options: dict[str, Any], published: Published | None = None) -> Cell:
-    return Cell({name: {"objective": "task", **options}}, published, only_first=True)
+def _dwave(options: dict[str, Any], published: Published | None = None) -> Cell:
+    return Cell({"qubo_dwave": {"objective": "task", **options}}, published, only_first=True)

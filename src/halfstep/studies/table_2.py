@@ -39,8 +39,11 @@ class Table2(AbstractTable):
         relaxed = settings.learned("adaround", LOCAL)
         return [
             Line("Nearest", _both("nearest", Published(52.29), Published(23.99), is_random=False)),
-            Line("Task loss (13), cross-entropy method", {FIRST: _first({"qubo_cem": {"objective": "task"}}, Published(68.62, 0.17))}),
-            Line("Local loss (20), cross-entropy method", _both("qubo_cem", Published(69.39, 0.04), Published(65.83, 0.14))),
+            Line("Task loss (13), cross-entropy method", {FIRST: _first(settings.cross_entropy("task"), Published(68.62, 0.17))}),
+            Line(
+                "Local loss (20), cross-entropy method",
+                _both(settings.cross_entropy("local"), Published(69.39, 0.04), Published(65.83, 0.14)),
+            ),
             Line("Continuous relaxation (21)", _both(relaxed, Published(69.58, 0.03), Published(66.56, 0.12))),
             Line("lattice", _both("lattice"), is_ours=True),
         ]
