@@ -11,15 +11,17 @@ from halfstep import export
 from halfstep.data import Data, Preprocessing, as_data, load_data
 from halfstep.errors import HalfstepError
 from halfstep.grid import Grid, Quantized
+from halfstep.integer.program import IntegerProgram
 from halfstep.recipes import Recipe
 from halfstep.workflow.evaluate import evaluate, top1
 from halfstep.workflow.load_model import load_model
+from halfstep.workflow.lower import lower
 from halfstep.workflow.quantize import quantize
 from halfstep.workflow.result import Result, load
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "Data", "Grid", "HalfstepError", "Preprocessing", "Quantized", "Recipe", "Result",
-    "as_data", "evaluate", "export", "load", "load_data", "load_model", "quantize", "top1",
+    "Data", "Grid", "HalfstepError", "IntegerProgram", "Preprocessing", "Quantized", "Recipe", "Result",
+    "as_data", "evaluate", "export", "load", "load_data", "load_model", "lower", "quantize", "top1",
 ]  # fmt: skip

@@ -60,8 +60,9 @@ def explain(error: pydantic.ValidationError, where: str, model: type[pydantic.Ba
 class Registry(Generic[T]):
     """A dictionary from names to classes of one kind that answers an unknown name with the closest known one."""
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, attribute: str = "name") -> None:
         self.kind = kind
+        self._attribute = attribute  # of a class, that holds the name it is registered under
         self._classes: dict[str, type[T]] = {}
 
     def register(self, name: str) -> Callable[[C], C]:
@@ -70,7 +71,7 @@ class Registry(Generic[T]):
         def enter(cls: C) -> C:
             if name in self._classes:
                 raise ValueError(f"{self.kind} '{name}' is registered twice")
-            cls.name = name  # type: ignore[attr-defined]
+            setattr(cls, self._attribute, name)
             self._classes[name] = cls
             return cls
 

@@ -6,6 +6,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+from halfstep.integer.record import ProgramRecord
+
 _Float = float  # RunRecord has a field `float`, which hides the type from the annotations of its class
 
 
@@ -103,6 +105,7 @@ class RunRecord:
     seconds: dict[str, Any] = field(default_factory=dict)  # wall, cpu, phases: {name: {wall, cpu}}
     peak_rss_bytes: int = 0
     export_check: ExportCheck | None = None
+    program: ProgramRecord | None = None
     versions: dict[str, str] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

@@ -68,6 +68,7 @@ class RoundingProblem:
 
     scale and zero_point have the shape [] or [C], as `Grid.along` takes them. bias: [O], of the float network. moments and samples are
     there for methods that ask for them. curvature: the second derivative of the task loss in this weight, [weight.numel()] squared.
+    is_scale_fixed: whether the scale may not be refitted (an integer program will stand for it by a shift).
     keep: True where a weight of exactly 0 must stay 0 (a pruned network), of the weight's shape. row_offset: the layer's index of the
     first row here, where the rows are shared out over processes; gather: one number a row -> those of all rows of the layer.
     progress: to be called now and then with the share of the work that is done, 0 to 1.
@@ -83,6 +84,7 @@ class RoundingProblem:
     samples: Callable[[], LayerSamples] | None = None
     curvature: Callable[[], Tensor] | None = None
     keep: Tensor | None = None
+    is_scale_fixed: bool = False
     row_offset: int = 0
     gather: Callable[[Tensor], Tensor] = field(default=lambda values: values, repr=False)
     progress: Callable[[float], None] = field(default=lambda share: None, repr=False)

@@ -60,7 +60,7 @@ class Lattice(AbstractClosestVector):
 
     def _searched(self, problem: RoundingProblem, vector: ClosestVector, start: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         """Steps 2 to 4: codes and scale; those of the start where float32 lost more on the way than the steps gained."""
-        entry = _entry_of_row(problem) if self.refit_scale else None
+        entry = _entry_of_row(problem) if self.refit_scale and not problem.is_scale_fixed else None
         codes, scale, first, num_kicks = start, problem.scale, vector, EFFORTS[self.effort][1]
         for _ in range(NUM_REFITS):
             if entry is not None:

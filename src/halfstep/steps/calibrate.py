@@ -4,7 +4,8 @@
 
 Two guards keep the integers sound. A channel of zeros has an empty range: it takes the largest scale of its tensor (1 if all are empty)
 and its codes are 0 whatever the scale. A bias must fit into int32 next to the products: where |bias| / (s_x s_w) would pass 2^30, the
-channel's s_w is raised until it does not (its weights are then so small that the bias decides the output).
+channel's s_w is raised until it does not (its weights are then so small that the bias decides the output). Where the scheme's
+requantization is a shift, the weights' scales are moved to ones that a shift can stand for (`shift_scales`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from halfstep.quantizers import AccumulatorQuantizer, UniformQuantizer, quantize
 from halfstep.ranges import RANGES, AbstractRange, Distribution
 from halfstep.registry import Spec
 from halfstep.steps.abstract import STEPS, AbstractStep, Context
+from halfstep.steps.scheme import Requantization
+from halfstep.steps.shift_scales import has_shifts, raised, shift_scale
 
 _LARGEST_BIAS = 2**30
 
@@ -66,7 +69,7 @@ class Calibrate(AbstractStep):
             scale, zero_point = activation_range.range(distribution, quantizer.grid).fit(quantizer.grid)
             quantizer.set(scale.squeeze(0), zero_point.squeeze(0))
         context.weight_range = RANGES.create(self.weights)
-        _calibrate_weights(graph, context.weight_range)
+        _calibrate_weights(graph, context.weight_range, context.scheme.requantization)
         for _, quantizer in quantizers(graph):
             if isinstance(quantizer, AccumulatorQuantizer):
                 quantizer.is_enabled = True
@@ -87,7 +90,7 @@ def _refuse_constant_zero(name: str, distribution: Distribution) -> None:
         )
 
 
-def _calibrate_weights(graph: GraphModule, weight_range: AbstractRange) -> None:
+def _calibrate_weights(graph: GraphModule, weight_range: AbstractRange, mode: Requantization) -> None:
     fitted: dict[UniformQuantizer, tuple[Tensor, Tensor]] = {}
     for layer in weighted_layers(graph):
         quantizer = quantizer_of(layer.weight)
@@ -97,9 +100,11 @@ def _calibrate_weights(graph: GraphModule, weight_range: AbstractRange) -> None:
             weight = attribute(graph, behind_quantizer(layer.weight))
             distribution = Distribution.of_tensor(weight, quantizer.grid.channel_axis)
             scale, zero_point = weight_range.range(distribution, quantizer.grid).fit(quantizer.grid)
-            fitted[quantizer] = _without_zeros(scale), zero_point
+            scale = _without_zeros(scale)
+            fitted[quantizer] = shift_scale(graph, layer, scale, scale * 0, mode) if has_shifts(mode) else scale, zero_point
         scale, zero_point = fitted[quantizer]
-        fitted[quantizer] = torch.maximum(scale, least_scale(graph, layer)), zero_point
+        least = least_scale(graph, layer)
+        fitted[quantizer] = raised(scale, least) if has_shifts(mode) else torch.maximum(scale, least), zero_point
     for quantizer, (scale, zero_point) in fitted.items():
         quantizer.set(scale.view(quantizer.scale.shape), zero_point.view(quantizer.scale.shape))
 

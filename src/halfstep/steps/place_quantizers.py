@@ -7,7 +7,8 @@ WEIGHTED, PRODUCT       all on a grid         its own grid, placed behind a CLIP
 MERGE                   all on a grid         likewise
 AVERAGE                 as they are           its own grid if its input is on one
 CLIP                    as they are           its own grid if its input is on one or is fused into it
-PASS                    as they are           the very quantizer of its input, if that is on a grid
+PASS                    as they are           the very quantizer of its input, if that is on a grid (as an input of the network is, where
+                                              what is moved is asked for)
 everything else         as they are           a grid only where an operator above asks for one
 
 Weights get the scheme's weight grid, biases int32 on the accumulator's grid (input scale * weight scale). The last operator before a
@@ -109,7 +110,9 @@ def _is_addend(node: Node) -> bool:
 def plan(graph: GraphModule, scheme: Scheme) -> dict[Node, Node]:
     """For every node whose output gets a quantizer, in order: the node that owns it (itself, or the one whose grid it shares)."""
     asking = {node for node in graph.graph.nodes if _asks(node, scheme)}
-    demanded = {operand for node in asking for operand in _operands(node)}
+    demanded = {_moved_input(operand) for node in asking for operand in _operands(node)}
+    if scheme.inputs is not None:
+        demanded |= {node for node in graph.graph.nodes if node.op == "placeholder"}
     owners: dict[Node, Node] = {}
     for node in graph.graph.nodes:
         if not is_float_tensor(node) or node.op == "output":
@@ -144,6 +147,14 @@ def _asks(node: Node, scheme: Scheme) -> bool:
     if role_of(node) in (Role.PRODUCT, Role.MERGE) and num_tensors(node) < 2:
         return False  # a number is added or multiplied
     return scheme.weight_grid(Place(node.meta["name"]), None) is not None or role_of(node) is not Role.WEIGHTED
+
+
+def _moved_input(node: Node) -> Node:
+    """The network's input, where ``node`` is that input under another shape: the grid belongs to the input itself."""
+    source = node
+    while source.op.startswith("call") and role_of(source) is Role.PASS and isinstance(source.args[0], Node) and is_float_tensor(source):
+        source = source.args[0]
+    return source if source.op == "placeholder" and is_float_tensor(source) else node
 
 
 def _operands(node: Node) -> list[Node]:

@@ -36,6 +36,7 @@ from halfstep.steps.abstract import STEPS, AbstractStep, Context
 from halfstep.steps.calibrate import least_scale
 from halfstep.steps.part import solve
 from halfstep.steps.problem import gather_moments, gather_samples
+from halfstep.steps.shift_scales import has_shifts, raised, shift_scale
 from halfstep.steps.walk import MEMORY, Walk
 
 _SLIGHT = 1e-3  # damping where only the scale is looked for
@@ -75,7 +76,7 @@ class Round(AbstractStep):
         layers = {layer.node: layer for layer in layers_to_round(graph)}
         if not (rounding.uses_moments or rounding.uses_samples or rounding.uses_curvature or _refines(context)):
             for index, layer in enumerate(layers.values()):
-                store(graph, layer, rounding.round(self._problem(graph, layer), context.generator_for(index)))
+                store(graph, layer, rounding.round(self._problem(graph, layer, context), context.generator_for(index)))
             return graph
         assert context.reference is not None
         walk = Walk(
@@ -102,7 +103,7 @@ class Round(AbstractStep):
             if not torch.equal(quantizer(weight), weight):
                 raise GraphError(f"The weight of '{layer.name}' does not lie on its grid.")
 
-    def _problem(self, graph: GraphModule, layer: WeightedLayer) -> RoundingProblem:
+    def _problem(self, graph: GraphModule, layer: WeightedLayer, context: Context) -> RoundingProblem:
         """What is known without data."""
         quantizer, weight = quantizer_of(layer.weight), attribute(graph, behind_quantizer(layer.weight))
         assert isinstance(quantizer, UniformQuantizer)
@@ -115,6 +116,7 @@ class Round(AbstractStep):
             linear_operator(layer, weight.shape[2:]),
             bias=None if bias is None else attribute(graph, bias).clone(),
             keep=weight == 0 if self.keep_zeros else None,
+            is_scale_fixed=has_shifts(context.scheme.requantization),
         )
 
     def _round_layer(self, walk: Walk, layer: WeightedLayer, rounding: AbstractRounding, context: Context, index: int) -> None:
@@ -122,7 +124,7 @@ class Round(AbstractStep):
         entry = (f"{context.position}-{self.name}", f"{index}-{layer.name}")
         saved = None if context.checkpoint is None else context.checkpoint.read(*entry)
         if saved is None:
-            problem = self._with_data(self._problem(walk.graph, layer), walk, layer, rounding, context, index)
+            problem = self._with_data(self._problem(walk.graph, layer, context), walk, layer, rounding, context, index)
             try:
                 quantized = solve(rounding, problem, context.generator_for(index))
             except CalibrationError as error:
@@ -158,7 +160,7 @@ class Round(AbstractStep):
         def tell(share: float) -> None:
             context.progress(self.name, index + share, None)
 
-        return _with_refined_scale(dataclasses.replace(problem, progress=tell), context)
+        return _with_refined_scale(dataclasses.replace(problem, progress=tell), walk.graph, layer, context)
 
 
 def layers_to_round(graph: GraphModule) -> list[WeightedLayer]:
@@ -198,7 +200,8 @@ def _with_room_for_bias(
     least = least_scale(graph, layer, bias).to(quantized.scale).view(-1)
     if bool((quantized.scale >= least).all()):
         return quantized
-    scale = torch.maximum(quantized.scale, least.view(quantized.scale.shape) if quantized.scale.ndim else least.max())
+    least = least.view(quantized.scale.shape) if quantized.scale.ndim else least.max()
+    scale = raised(quantized.scale, least) if problem.is_scale_fixed else torch.maximum(quantized.scale, least)
     wider = problem.codes(torch.round(problem.weight / problem.grid.along(scale, problem.weight.ndim)), scale)
     is_kept = problem.grid.along(scale == quantized.scale, problem.weight.ndim)
     return dataclasses.replace(wider, codes=torch.where(is_kept, quantized.codes, wider.codes))
@@ -219,11 +222,14 @@ def _refines(context: Context) -> bool:
     return context.weight_range is not None and context.weight_range.refines_on_data
 
 
-def _with_refined_scale(problem: RoundingProblem, context: Context) -> RoundingProblem:
+def _with_refined_scale(problem: RoundingProblem, graph: GraphModule, layer: WeightedLayer, context: Context) -> RoundingProblem:
     """The problem on the grid that the range estimator of the weights chooses once it sees the data."""
     if context.weight_range is None or not context.weight_range.refines_on_data:
         return problem
     quadratic = problem.quadratic(centred=False, damping=_SLIGHT)
     rows = problem.operator.rows(problem.weight)
     scale, zero_point = context.weight_range.refine(rows, quadratic.gram, quadratic.target, problem.grid, problem.scale, problem.zero_point)
+    if problem.is_scale_fixed:
+        least = least_scale(graph, layer).to(scale)
+        scale = shift_scale(graph, layer, scale.view(-1), least, context.scheme.requantization).view(scale.shape)
     return dataclasses.replace(problem, scale=scale, zero_point=zero_point)

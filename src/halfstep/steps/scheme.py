@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import fnmatch
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
 from halfstep.grid import Grid
 from halfstep.registry import Method
 
+Requantization = Literal["fixed_point_32", "fixed_point_16", "single_shift", "double_shift", "float"]
 FLOAT = "float"  # written instead of a type: leave it in float
 
 
@@ -95,10 +96,12 @@ def _fits(place: Place, pattern: str) -> bool:
 class Scheme(Method):
     """Later entries win: the defaults, ``inputs`` and ``addends``, ``first_layer`` and ``last_layer``, then ``overrides`` in their order.
 
-    inputs: type of the network's inputs (images have 8 bits to begin with). addends: type of the tensors that go into additions and
+    inputs: type of the network's inputs (images have 8 bits to begin with); where it is given, all of
+    them are quantized, also those that only functions in float read. addends: type of the tensors that go into additions and
     nowhere else, such as the last convolution of a residual block: an addition takes what its accumulator holds as easily as 4 bits of
     it. None keeps the default. outputs: whether the network's outputs are quantized too, where the operator before them can leave its
-    integers as floats.
+    integers as floats. requantization: how an integer program multiplies by the ratio of two scales (`integer.requantization`); for the
+    shift modes the weights' scales are chosen so that a shift is exact. ONNX files do not depend on it otherwise.
     """
 
     weights: WeightScheme = WeightScheme(narrow=True)
@@ -106,6 +109,7 @@ class Scheme(Method):
     inputs: str | None = None
     addends: str | None = None
     outputs: bool = False
+    requantization: Requantization = "fixed_point_32"
     first_layer: LayerTypes | None = None
     last_layer: LayerTypes | None = None
     overrides: tuple[Override, ...] = Field(default=())

@@ -18,6 +18,7 @@ from halfstep.errors import ExportError, GraphError, ModelError
 from halfstep.files import atomic_directory
 from halfstep.graph.serialize import from_json, to_json
 from halfstep.graph.statistics import Statistics
+from halfstep.integer.record import ProgramRecord
 from halfstep.recipes import Recipe
 from halfstep.report.record import ExportCheck, LayerFigures, RunRecord
 from halfstep.report.report import Report
@@ -51,6 +52,11 @@ class Result:
         self.onnx_path = path
         sizes = {**self.record.bytes, "onnx": path.stat().st_size}
         self.record = dataclasses.replace(self.record, export_check=check, bytes=sizes)
+
+    def note_program(self, program: ProgramRecord) -> None:
+        """Remember an integer program for the report."""
+        sizes = {**self.record.bytes, "program": program.weight_bytes}
+        self.record = dataclasses.replace(self.record, program=program, bytes=sizes)
 
     def report(self, evaluate: Metric | None = None, data: Any = None) -> Report:
         """The report as it stands; with a metric and labelled ``data``, after measuring the float, simulated and exported network."""

@@ -1,0 +1,116 @@
+"""Operators that only move codes. Whatever they are called, running one on a tensor of indices says where every code comes from:
+
+* in order: a `Reshape`;
+* at ``offset + i0 * stride0 + i1 * stride1 + ...``: a `Copy` (transposed, sliced, flipped, repeated);
+* anything else: a `Gather` with the indices as its table.
+
+Padding with zeros is a `Pad`; dropout is nothing in inference.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+from torch.utils import _pytree as pytree
+
+from halfstep.graph.names import operator_name
+from halfstep.graph.operators import argument
+from halfstep.integer.lower.lowering import Lowering, NoIntegerFormError, tensor_source
+from halfstep.integer.lower.target import Target
+from halfstep.integer.operators import AbstractOperator, Copy, Gather, Pad, Reshape
+from halfstep.integer.value import Value
+
+
+def lower_movement(lowering: Lowering, node: Node, target: Target) -> str:
+    """A `Reshape`, `Copy`, `Gather` or `Pad`; for a node that moves nothing, the value of its input."""
+    source = tensor_source(node)
+    x = lowering.input(source)
+    value = Value(target.name, target.shape, x.grid, x.scale, x.zero_point)
+    start = (target.name, (x.name,), value.name)
+    frame = _zero_frame(lowering, node)
+    if frame is not None:
+        return lowering.emit(Pad(*start, frame), value)
+    index = _indices(lowering, node, source, x)
+    is_in_order = torch.equal(index, torch.arange(x.size))
+    if is_in_order and x.shape == value.shape:
+        return x.name
+    return lowering.emit(Reshape(*start) if is_in_order else _moved(start, index, value), value)
+
+
+def _moved(start: tuple[str, tuple[str, ...], str], index: Tensor, value: Value) -> AbstractOperator:
+    strides = _strides(index.view(value.shape))
+    return Gather(*start, index) if strides is None else Copy(*start, *_collapsed(value.shape, strides), int(index[0]))
+
+
+def _indices(lowering: Lowering, node: Node, source: Node, x: Value) -> Tensor:
+    """For every output code of one sample, in row-major order, the place of its input code; int64 [size]."""
+    shape = lowering.seen.shapes[source]
+    places = torch.arange(x.size * lowering.batch_size, dtype=torch.float64).view(shape)
+    moved = _run(lowering, node, source, places)
+    samples = moved.reshape(lowering.batch_size, -1).long()
+    offsets = (torch.arange(lowering.batch_size) * x.size)[:, None]
+    if moved.numel() % lowering.batch_size or not torch.equal(samples, samples[:1] + offsets):
+        raise NoIntegerFormError("it moves codes from sample to sample")
+    return samples[0]
+
+
+def _run(lowering: Lowering, node: Node, source: Node, places: Tensor) -> Tensor:
+    """The node's own operator on ``places`` instead of its input."""
+    if node is source:
+        return places
+
+    def operand(x: Any) -> Any:
+        if not isinstance(x, Node):
+            return x
+        return lowering.seen.numbers[x] if x in lowering.seen.numbers else _run(lowering, x, source, places)
+
+    if node.op == "call_module":
+        return places  # a dropout
+    args, kwargs = pytree.tree_map(operand, (list(node.args), dict(node.kwargs)))
+    assert callable(node.target)
+    with torch.no_grad():
+        moved: Tensor = node.target(*args, **kwargs)
+    return moved
+
+
+def _zero_frame(lowering: Lowering, node: Node) -> tuple[tuple[int, int], ...] | None:
+    """(before, after) of every axis of a sample, where a node pads with zeros and cuts nothing off."""
+    name = operator_name(node)
+    if name not in ("pad", "constant_pad_nd") or (name == "pad" and argument(node, "mode", "constant") != "constant"):
+        return None
+    sizes: Any = node.args[1]
+    numbers = [lowering.seen.numbers.get(size, size) if isinstance(size, Node) else size for size in sizes]
+    if any(size < 0 for size in numbers):
+        raise NoIntegerFormError("its padding cuts off what it should frame: slice the tensor instead")
+    num_axes = len(lowering.shape(node))
+    pairs = [(int(numbers[k]), int(numbers[k + 1])) for k in range(0, len(numbers), 2)]
+    if len(pairs) > num_axes:
+        raise NoIntegerFormError("it pads the batch")
+    return tuple([(0, 0)] * (num_axes - len(pairs)) + pairs[::-1])
+
+
+def _strides(index: Tensor) -> tuple[int, ...] | None:
+    """The strides with which ``index`` [shape] runs, if it runs evenly along every axis."""
+    origin = index[(0,) * index.ndim]
+    strides = [int(index.select(axis, 1).flatten()[0] - origin) if size > 1 else 0 for axis, size in enumerate(index.shape)]
+    even = origin
+    for size, stride in zip(index.shape, strides, strict=True):
+        even = even[..., None] + torch.arange(size) * stride
+    return tuple(strides) if torch.equal(even, index) else None
+
+
+def _collapsed(sizes: tuple[int, ...], strides: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Fewer, longer loops: neighbouring axes that run on without a jump become one."""
+    loops: list[tuple[int, int]] = []
+    for size, stride in zip(sizes, strides, strict=True):
+        if size == 1:
+            continue
+        if loops and loops[-1][1] == stride * size:
+            loops[-1] = (loops[-1][0] * size, stride)
+        else:
+            loops.append((size, stride))
+    loops = loops or [(1, 0)]
+    return tuple(size for size, _ in loops), tuple(stride for _, stride in loops)

@@ -1,0 +1,109 @@
+"""Functions in float between two grids, tabulated: whatever chain of operators stands between one grid and the next, entry by entry."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+from torch.utils import _pytree as pytree
+
+from halfstep.graph.names import operator_name
+from halfstep.graph.operators import module_of
+from halfstep.grid import Grid, quantize_affine
+from halfstep.integer.lower.lowering import Lowering, NoIntegerFormError
+from halfstep.integer.lower.target import Target
+from halfstep.integer.operators import Lookup
+from halfstep.integer.value import Value
+
+_NAMES = (
+    "sigmoid tanh silu gelu elu selu celu leaky_relu prelu hardswish hardsigmoid hardshrink softplus softsign mish logsigmoid "
+    "exp log log1p sqrt rsqrt pow square div sub rsub neg abs sin cos erf reciprocal sign floor ceil round add mul minimum maximum "
+    "relu relu6 hardtanh clamp clamp_min clip threshold BatchNorm1d BatchNorm2d BatchNorm3d "
+    "Dropout Dropout1d Dropout2d Dropout3d dropout contiguous clone alias"
+)
+_ENTRYWISE = frozenset(_NAMES.split())
+_MOST_BITS = 16
+_OUTPUT = Grid(bits=16, signed=True)
+
+
+def lower_table(lowering: Lowering, node: Node, target: Target) -> str:
+    """A `Lookup` for the chain of operators that ends in ``node``."""
+    source = _only_source(lowering, node)
+    x = lowering.input(source)
+    if x.grid.bits > _MOST_BITS or x.shape != target.shape:
+        raise NoIntegerFormError("it is a function of more than one code, or of one with too many bits for a table")
+    codes = torch.arange(x.grid.minimum, x.grid.maximum + 1)
+    real = _evaluated(lowering, node, source, x, (codes - x.zero_point) * torch.tensor(x.scale, dtype=torch.float32))
+    if not bool(torch.isfinite(real).all()):
+        raise NoIntegerFormError("it is NaN or infinite for a code its input can have")
+    value = _value(target, real)
+    scale, zero_point = torch.tensor(value.scale, dtype=torch.float32), torch.tensor(float(value.zero_point))
+    table = quantize_affine(real.clamp(*target.bounds), scale, zero_point, value.grid).codes.long()
+    return lowering.emit(Lookup(target.name, (x.name,), value.name, table), value)
+
+
+def _value(target: Target, real: Tensor) -> Value:
+    """On the target's grid, or, for an output of the network, on one of 16 bits that holds what the table holds."""
+    if not target.is_wide:
+        return target.value(target.scale)
+    scale = max(float(real.abs().max()) / _OUTPUT.maximum, 1e-30)
+    return Value(target.name, target.shape, _OUTPUT, scale)
+
+
+def _only_source(lowering: Lowering, node: Node) -> Node:
+    """The one value that the chain reads; `NoIntegerFormError` where it reads several, or an operator in it looks at neighbours."""
+    sources: set[Node] = set()
+    open_nodes, seen = [node], {node}
+    while open_nodes:
+        current = open_nodes.pop()
+        if current in lowering.names:
+            sources.add(current)
+            continue
+        if current in lowering.seen.constants:
+            continue
+        if current.op == "placeholder":
+            raise NoIntegerFormError(f"its input '{current.meta['name']}' is in float")
+        if current in lowering.failed:
+            raise NoIntegerFormError("")
+        if current.op.startswith("call") and operator_name(current) not in _ENTRYWISE:
+            raise NoIntegerFormError(f"'{operator_name(current)}' has no integer form between the grids it stands between")
+        fresh = [x for x in current.all_input_nodes if x not in seen and x not in lowering.seen.numbers]
+        open_nodes += fresh
+        seen.update(fresh)
+    if len(sources) != 1:
+        raise NoIntegerFormError(f"'{operator_name(node)}' of {len(sources)} tensors has no integer form")
+    return next(iter(sources))
+
+
+def _evaluated(lowering: Lowering, node: Node, source: Node, x: Value, reals: Tensor) -> Tensor:
+    """The chain on every real number a code can stand for: [1, codes], or [channels, codes] where stored tensors differ by channel."""
+    num_axes = len(x.shape)
+    inputs = reals.view([-1] + [1] * num_axes)
+    if num_axes:
+        inputs = inputs.expand(-1, x.shape[0], *[1] * (num_axes - 1))  # a batch norm looks for its channels
+    found = _run(lowering, node, source, inputs)
+    if found.shape != inputs.shape:
+        raise NoIntegerFormError("it differs from place to place")
+    rows = found.reshape(len(reals), -1).T.contiguous()
+    return rows[:1] if torch.equal(rows, rows[:1].expand_as(rows)) else rows
+
+
+def _run(lowering: Lowering, node: Node, source: Node, reals: Tensor) -> Tensor:
+    if node is source:
+        return reals
+    if node in lowering.seen.constants:
+        return lowering.seen.constants[node]
+
+    def operand(x: Any) -> Any:
+        if not isinstance(x, Node):
+            return x
+        return lowering.seen.numbers[x] if x in lowering.seen.numbers else _run(lowering, x, source, reals)
+
+    args, kwargs = pytree.tree_map(operand, (list(node.args), dict(node.kwargs)))
+    with torch.no_grad():
+        operator = module_of(node) if node.op == "call_module" else node.target
+        assert callable(operator)
+        result: Tensor = operator(*args, **kwargs)
+    return result

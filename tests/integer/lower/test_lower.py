@@ -1,0 +1,178 @@
+"""Every network of the zoo, lowered: what has an integer form computes what was simulated, what has none is named."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+import halfstep as hs
+import zoo
+from halfstep.errors import LoweringError
+from halfstep.integer import MODES, check, dequantize_outputs, quantize_inputs, run
+from halfstep.integer.lower import lower
+from halfstep.steps import Scheme
+
+NOT_YET = {  # what the error must name
+    "slice_assignment": "slice_scatter",
+    "attention": "softmax",
+    "float_operators": "cumsum",
+    "paddings": "pad",
+    "bn_plain": "batch_norm",  # statistics of the batch itself
+    "embedding": "table",
+    "bn_first": "inputs: uint8",
+    "scalars": "inputs: uint8",
+    "shuffle": "inputs: uint8",
+}
+LOWERED = [name for name in zoo.NAMES if name not in NOT_YET]
+
+
+def with_scheme(recipe: str, **fields: object) -> hs.Recipe:
+    chosen = hs.Recipe.load(recipe)
+    return chosen.model_copy(update={"scheme": chosen.scheme.model_copy(update=fields)})
+
+
+def quantized(name: str, recipe: hs.Recipe) -> hs.Result:
+    return hs.quantize(zoo.ZOO[name].model(), zoo.calibration_of(name), recipe, samples=None)
+
+
+@pytest.mark.parametrize("name", LOWERED)
+@pytest.mark.parametrize("recipe", ["int8", "w4a8"])
+def test_each_operator_computes_what_was_simulated(name: str, recipe: str) -> None:
+    result = zoo.quantized(name, recipe)
+    program = hs.lower(result)
+    record = result.record.program
+    assert record is not None and record.max_difference <= 1
+    assert record.num_differing <= 1e-3 * record.num_codes + 2
+    assert record.max_output_difference < 0.02
+    assert check(program) is program and record.weight_bytes == program.num_weight_bytes
+
+
+@pytest.mark.parametrize(("name", "reason"), NOT_YET.items())
+def test_what_has_no_integer_form_is_named(name: str, reason: str) -> None:
+    with pytest.raises(LoweringError, match=reason):
+        lower(zoo.quantized(name).model, zoo.quantized(name).samples)
+
+
+@pytest.mark.parametrize("name", ["bn_first", "scalars", "shuffle"])
+def test_a_grid_for_every_input_is_the_way_out(name: str) -> None:
+    result = quantized(name, with_scheme("int8", inputs="uint8"))
+    hs.lower(result)
+    assert result.record.program is not None and result.record.program.max_difference <= 1
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", ["residual", "concat", "squeeze_excite", "transposed", "ends_in_average"])
+def test_every_mode_stays_near_the_simulation(name: str, mode: str) -> None:
+    result = quantized(name, with_scheme("int8", requantization=mode))
+    hs.lower(result)
+    record = result.record.program
+    assert record is not None and record.mode == mode and record.max_difference <= 1
+    assert record.max_output_difference < 0.06
+
+
+@pytest.mark.parametrize("mode", ["single_shift", "double_shift"])
+@pytest.mark.parametrize("method", ["nearest", "lattice", {"lattice": {"effort": 0}}])
+def test_shifts_are_exact_where_the_scheme_asked_for_them(mode: str, method: object) -> None:
+    recipe = with_scheme("int8", requantization=mode)
+    steps = [{"round": {"method": method}} if "round" in step else step for step in recipe.steps]
+    result = quantized("residual", recipe.model_copy(update={"steps": tuple(steps)}))
+    hs.lower(result)
+    assert result.record.program is not None
+    errors = {entry.name: entry.rescale_error for entry in result.record.program.operators if entry.kind in ("conv", "linear")}
+    assert len(errors) == 4 and max(errors.values()) < 1e-6
+
+
+def test_shifts_without_the_scheme_cost_what_the_report_says() -> None:
+    result = zoo.quantized("residual")
+    hs.lower(result, "single_shift")
+    assert result.record.program is not None
+    assert 0.02 < max(entry.rescale_error for entry in result.record.program.operators) < 0.42
+
+
+@pytest.mark.parametrize("types", [("int2", "uint4"), ("int4", "uint8"), ("int8", "uint4"), ("int3", "int7"), ("int8", "int16")])
+def test_bits_of_weights_and_activations_are_independent(types: tuple[str, str]) -> None:
+    recipe = hs.Recipe.load("int8").with_types(*types)
+    result = quantized("residual", recipe)
+    program = hs.lower(result)
+    record = result.record.program
+    assert record is not None and record.max_difference <= 1
+    assert {value.grid.type_name for value in program.values.values()} - {"int32"} == {types[1]}
+
+
+def test_asymmetric_weights_lose_their_zero_point() -> None:
+    scheme = with_scheme("int8").scheme
+    weights = scheme.weights.model_copy(update={"type": "uint8", "symmetric": False, "narrow": False})
+    result = quantized("residual", with_scheme("int8", weights=weights))
+    hs.lower(result)
+    assert result.record.program is not None and result.record.program.max_difference <= 1
+
+
+def test_all_outputs_on_grids() -> None:
+    result = quantized("tuple_output", with_scheme("int8", outputs=True))
+    program = hs.lower(result)
+    assert all(program.values[name].grid.bits == 8 for name in program.outputs)
+
+
+def test_a_softmax_at_the_end_is_left_out_and_noted() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4), nn.Softmax(-1))
+    x = torch.randn(64, 6)
+    result = hs.quantize(network, x, "int8")
+    program = hs.lower(result)
+    assert "'3'" in program.notes[0]
+    scores = dequantize_outputs(program, run(program, quantize_inputs(program, (x,))))[0]
+    assert float((scores.argmax(1) == network(x).argmax(1)).float().mean()) > 0.9
+
+
+def test_an_argmax_at_the_end_is_an_operator() -> None:
+    class Classifier(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(6, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(x).argmax(1)
+
+    torch.manual_seed(0)
+    network, x = Classifier().eval(), torch.randn(64, 6)
+    result = hs.quantize(network, x, "int8")
+    program = hs.lower(result)
+    (classes,) = run(program, quantize_inputs(program, (x,)))
+    assert classes.shape == (64,) and float((classes == result.model(x)).float().mean()) > 0.95
+
+
+def test_weights_only_is_refused_with_the_way_out() -> None:
+    with pytest.raises(LoweringError, match="no 'float' in the scheme"):
+        hs.lower(zoo.quantized("residual", "lattice-w4"))
+
+
+def test_an_unknown_mode_is_answered_with_the_nearest() -> None:
+    with pytest.raises(LoweringError, match="single_shift"):
+        hs.lower(zoo.quantized("residual"), "singleshift")
+
+
+def test_the_scheme_knows_the_modes() -> None:
+    for mode in MODES:
+        assert Scheme(requantization=mode).requantization == mode
+
+
+def test_an_accumulator_that_could_overflow_is_refused() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4096, 2))
+    with torch.no_grad():
+        network[1].weight.fill_(0.5)
+    recipe = hs.Recipe.load("int8").with_types("int8", "uint16")
+    result = hs.quantize(network, torch.rand(16, 1, 64, 64), recipe)
+    with pytest.raises(LoweringError, match=r"'1'.*32 bits"):
+        hs.lower(result)
+
+
+def test_lowering_leaves_the_result_as_it_was() -> None:
+    result = zoo.quantized("residual")
+    before = {name: tensor.clone() for name, tensor in result.model.state_dict().items()}
+    record = dataclasses.replace(result.record, program=None)
+    hs.lower(result)
+    assert all(torch.equal(before[name], tensor) for name, tensor in result.model.state_dict().items())
+    assert dataclasses.replace(result.record, program=None, bytes=record.bytes) == record
