@@ -83,7 +83,7 @@ def test_evaluate_a_run_gives_all_three(quantized: Path, halfstep: Callable[...,
     result = halfstep("evaluate", "run", "--data", "images.npz", "--json", "values.json")
     assert result.exit_code == 0, result.output
     values = json.loads(Path("values.json").read_text())
-    assert set(values) == {"model", "data", "metric", "float", "simulated", "onnx"}
+    assert set(values) == {"model", "data", "metric", "float", "simulated", "onnx", "integer"}
     for row, value in (("float", values["float"]), ("simulated", values["simulated"]), ("ONNX Runtime", values["onnx"])):
         assert any(row in line and f"{value:.2f} %" in line for line in result.stdout.splitlines())
 

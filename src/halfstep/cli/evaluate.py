@@ -16,7 +16,7 @@ from halfstep.report import words
 from halfstep.workflow.result import ONNX_FILE, RECIPE_FILE
 
 EXAMPLE = "Example: halfstep evaluate digits-int8 --data digits:test"
-ROWS = {"float": "float", "simulated": "simulated", "onnx": "ONNX Runtime"}
+ROWS = {"float": "float", "simulated": "simulated", "onnx": "ONNX Runtime", "integer": "integer program"}
 METRIC = "top1"
 
 
@@ -37,7 +37,8 @@ def evaluate(
     size: options.Size = None,
     crop: options.Crop = None,
 ) -> None:
-    """Print the top-1 accuracy on labelled data. A run directory gives three: float, simulated, and its ONNX file in ONNX Runtime.
+    """Print the top-1 accuracy on labelled data. A run directory gives float, simulated, its ONNX file in ONNX Runtime and
+    its integer program, if it holds one.
 
     A run remembers its preprocessing; the options below replace it.
     """
@@ -67,6 +68,8 @@ def evaluate_run(result: hs.Result, folder: Path, data: Data) -> dict[str, float
     exported = folder / ONNX_FILE
     if exported.is_file():
         values["onnx"] = hs.evaluate(exported, data)
+    if result.program is not None:
+        values["integer"] = hs.evaluate(result.program, data)
     return values
 
 

@@ -13,6 +13,7 @@ from halfstep.cli.options import PreprocessingOptions, load_labelled
 from halfstep.cli.run import run
 from halfstep.cli.terminal import say
 from halfstep.data import load_data
+from halfstep.integer.requantization import MODES
 
 EXAMPLE = (
     "Example: halfstep quantize halfstep.demo.network:digits_network --data digits:calibration --validation digits:test "
@@ -36,6 +37,15 @@ def quantize(
         str | None,
         typer.Option(
             "--activations", metavar="TYPE", help="Type of the activations instead of the recipe's: uint8, int8 ...", show_default=False
+        ),
+    ] = None,
+    requantization: Annotated[
+        str | None,
+        typer.Option(
+            "--requantization",
+            metavar="MODE",
+            help=f"Lower to a program of integers alone, too, with this rescaling: {', '.join(MODES)}.",
+            show_default=False,
         ),
     ] = None,
     samples: Annotated[int, typer.Option("--samples", min=1, help="How many inputs to calibrate on.")] = 512,
@@ -71,11 +81,14 @@ def quantize(
     With a recipe that looks at data layer by layer, an interrupted run can be continued with --resume, and torchrun shares the work out
     over several processes: torchrun --nproc-per-node 2 -m halfstep.cli quantize ...
 
-    The run directory holds model.onnx, report.html, result.json, recipe.yaml, the quantized model and the calibration statistics.
+    The run directory holds model.onnx, report.html, result.json, recipe.yaml, the quantized model and the calibration statistics, and with
+    --requantization the integer program.
     """
     chosen = hs.Recipe.load(recipe)
     if weights is not None or activations is not None:
         chosen = chosen.with_types(weights=weights, activations=activations)
+    if requantization is not None:
+        chosen = chosen.with_requantization(requantization)
     preprocessing = PreprocessingOptions(mean, std, scale, size, crop).parse() or chosen.preprocessing
     calibration = load_data(data, preprocessing)
     held_out = None if validation is None else load_labelled(validation, calibration.preprocessing, "--validation")
@@ -92,6 +105,7 @@ def quantize(
         resume=resume,
         force=force,
         is_timed=latency,
+        is_lowered=requantization is not None,
         json=json,
     )
     if held_out is None:

@@ -16,7 +16,7 @@ from halfstep.cli.terminal import PIPE_WIDTH, output, progress, say
 from halfstep.data import Data
 from halfstep.files import atomic_directory
 from halfstep.report.table import summary
-from halfstep.report.words import check_sentences
+from halfstep.report.words import check_sentences, program_sentences
 from halfstep.workflow.result import ONNX_FILE, RECORD_FILE, REPORT_FILE
 
 
@@ -33,6 +33,7 @@ def run(
     resume: bool = False,
     force: bool = False,
     is_timed: bool = False,
+    is_lowered: bool = False,
     json: Path | None = None,
 ) -> None:
     """Quantize, export, evaluate and save into ``out``, then print the summary. ``out`` appears whole at the end, or not at all.
@@ -57,6 +58,8 @@ def run(
             return
         with _resumable(beside(out)), atomic_directory(out, force) as folder, progress() as report_progress:
             result = quantize(progress=report_progress)
+            if is_lowered:
+                hs.lower(result)
             result.save(folder)
             hs.export.onnx(result, folder / ONNX_FILE)
             if is_timed:
@@ -71,6 +74,9 @@ def run(
     output().print(summary(report.record))
     for line in textwrap.wrap(" ".join(check_sentences(report.record.export_check)), PIPE_WIDTH):
         say(line)
+    if report.record.program is not None:
+        for line in textwrap.wrap(" ".join(program_sentences(report.record.program)), PIPE_WIDTH):
+            say(line)
     for note in report.record.notes:
         say(f"Note: {note}")
     say(f"Report: {out / REPORT_FILE}")

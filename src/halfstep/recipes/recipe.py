@@ -85,6 +85,14 @@ class Recipe(pydantic.BaseModel):
             scheme = scheme.model_copy(update={"activations": self._retyped("activations", activations)})
         return self.model_copy(update={"scheme": scheme})
 
+    def with_requantization(self, mode: str) -> Recipe:
+        """The same recipe for integer programs of another requantization (`halfstep.integer.MODES`)."""
+        try:
+            scheme = Scheme.model_validate(self.scheme.model_dump() | {"requantization": mode})
+        except pydantic.ValidationError as error:
+            raise RecipeError(explain(error, f"Recipe '{self.name}'", Scheme)) from None
+        return self.model_copy(update={"scheme": scheme})
+
     def with_preprocessing(self, preprocessing: Preprocessing | None) -> Recipe:
         """The same recipe for inputs that need this preprocessing."""
         return self.model_copy(update={"preprocessing": preprocessing})

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import html
-import re
 from collections.abc import Iterable, Mapping
 from importlib import resources
 
 from halfstep.report import figures as drawing
-from halfstep.report import words
+from halfstep.report import markup, words
+from halfstep.report.program import program_section
 from halfstep.report.record import GridRecord, HistogramRecord, LayerFigures, LayerRecord, RunRecord
 
 # What a level of signal to quantization noise means: noise power is 10^(-dB/10) of the signal's, 1 % at 20 dB and 10 % at 10 dB.
@@ -24,6 +23,7 @@ def render(record: RunRecord, figures: Mapping[str, LayerFigures]) -> str:
         "<main>",
         _cards(record),
         _summary(record),
+        program_section(record.program),
         _notes(record),
         _float_operators(record),
         _layers(record),
@@ -32,7 +32,7 @@ def render(record: RunRecord, figures: Mapping[str, LayerFigures]) -> str:
         "</main>",
         _footer(record),
     )
-    title = _text(f"{record.model} · {record.recipe} · halfstep")
+    title = markup.text(f"{record.model} · {record.recipe} · halfstep")
     head = (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
@@ -47,44 +47,18 @@ def _resource(name: str) -> str:
     return resources.files("halfstep.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _text(value: object) -> str:
-    """Anything from outside, safe as text and inside a quoted attribute."""
-    return html.escape(str(value))
-
-
-def _prose(sentence: str) -> str:
-    """Text whose numbers stay on one line with the unit or word after them."""
-    return re.sub(r"(?<![\w.-])(\d[\d.,]*×?) (?=[%A-Za-z])", r"\1&nbsp;", _text(re.sub(r"\btop-(?=\d)", "top\u2011", sentence)))
-
-
-def _name(name: str) -> str:
-    """A layer name that may break after its dots and underscores."""
-    return re.sub(r"([._/])", r"\1<wbr>", _text(name))
-
-
-def _row(cells: Iterable[str]) -> str:
-    return f"<tr>{''.join(cells)}</tr>"
-
-
-def _table(heads: Iterable[str], rows: Iterable[str], kind: str, label: str) -> str:
-    """A table in its own scrolling box, so that a wide one never widens the page; it can be scrolled by keyboard."""
-    return (
-        f'<div class="scroll {kind}" tabindex="0" role="region" aria-label="{_text(label)}"><table><thead>{_row(heads)}</thead>\n'
-        f"<tbody>\n{chr(10).join(rows)}\n</tbody></table></div>"
-    )
-
-
 def _header(record: RunRecord) -> str:
     samples = f"{record.num_calibration_samples:,} calibration sample{'' if record.num_calibration_samples == 1 else 's'}"
     return (
         '<header>\n<div class="brand">halfstep quantization report</div>\n'
-        f"<h1>{_name(record.model)}</h1>\n"
-        f'<div class="soft">Recipe <b class="name">{_name(record.recipe)}</b> · {samples} · seed {_text(record.seed)}</div>\n</header>'
+        f"<h1>{markup.name(record.model)}</h1>\n"
+        f'<div class="soft">Recipe <b class="name">{markup.name(record.recipe)}</b> · {samples} · seed {markup.text(record.seed)}</div>\n'
+        "</header>"
     )
 
 
 def _card(label: str, value: str, note: str, kind: str = "") -> str:
-    return f'<li><span>{_text(label)}</span><b class="{kind}">{_text(value)}</b><span>{_prose(note)}</span></li>'
+    return f'<li><span>{markup.text(label)}</span><b class="{kind}">{markup.text(value)}</b><span>{markup.prose(note)}</span></li>'
 
 
 def _cards(record: RunRecord) -> str:
@@ -143,6 +117,7 @@ def _summary(record: RunRecord) -> str:
         ("Float", record.float, "float", latency.get("float"), 1.0),
         ("Simulated", record.simulated, "quantized", None, None),
         ("ONNX Runtime", record.onnx, "onnx", latency.get("onnx"), latency.get("ratio")),
+        *((("Integer program", record.integer, "program", None, None),) if record.program is not None else ()),
     )
     heads = ("", words.metric_name(record.metric), words.difference_name(record.metric), "size", "smaller", "latency", "ratio")
     lines = []
@@ -156,19 +131,19 @@ def _summary(record: RunRecord) -> str:
             _milliseconds(words.present(milliseconds)),
             words.times(speed if latency else None),
         )
-        lines.append(_row([f'<th scope="row">{label}</th>', *(f'<td class="n">{_text(cell)}</td>' for cell in cells)]))
-    table = _table([f'<th scope="col" class="n">{_text(head)}</th>' for head in heads], lines, "summary", "Summary")
+        lines.append(markup.row([f'<th scope="row">{label}</th>', *(f'<td class="n">{markup.text(cell)}</td>' for cell in cells)]))
+    table = markup.table([f'<th scope="col" class="n">{markup.text(head)}</th>' for head in heads], lines, "summary", "Summary")
     check = " ".join(words.check_sentences(record.export_check))
     return (
         f'<h2>Summary</h2>\n{table}\n<p class="soft key-to">{words.DASH} not evaluated. Sizes: parameters in float and quantized; '
-        f"the whole file for ONNX Runtime. Latency ratio: float / quantized, medians.</p>\n<p>{_prose(check)}</p>"
+        f"the whole file for ONNX Runtime. Latency ratio: float / quantized, medians.</p>\n<p>{markup.prose(check)}</p>"
     )
 
 
 def _notes(record: RunRecord) -> str:
     if not record.notes:
         return ""
-    items = "\n".join(f"<li>{_text(note)}</li>" for note in record.notes)
+    items = "\n".join(f"<li>{markup.text(note)}</li>" for note in record.notes)
     return f"<h2>Notes</h2>\n<ul>\n{items}\n</ul>"
 
 
@@ -176,17 +151,17 @@ def _float_operators(record: RunRecord) -> str:
     if not record.float_operators:
         return ""
     rows = (
-        _row(
+        markup.row(
             [
-                f'<td class="name">{_name(item.operator)}</td>',
-                f'<td class="name">{_name(item.name)}</td>',
-                f"<td>{_text(item.reason)}</td>",
+                f'<td class="name">{markup.name(item.operator)}</td>',
+                f'<td class="name">{markup.name(item.name)}</td>',
+                f"<td>{markup.text(item.reason)}</td>",
             ]
         )
         for item in record.float_operators
     )
     heads = [f'<th scope="col">{head}</th>' for head in ("Operator", "Where", "Why")]
-    return f"<h2>What stays in float</h2>\n{_table(heads, rows, 'kept', 'Operators that stay in float')}"
+    return f"<h2>What stays in float</h2>\n{markup.table(heads, rows, 'kept', 'Operators that stay in float')}"
 
 
 def level(value: float) -> str:
@@ -230,8 +205,8 @@ def _layers(record: RunRecord) -> str:
     for index, layer in enumerate(record.layers):
         cells = (
             f'<td class="n" data-v="{index + 1}">{index + 1}</td>',
-            f'<td class="key name"><a href="#layer-{index + 1}">{_name(layer.name)}</a></td>',
-            f'<td class="name">{_name(layer.operator)}</td>',
+            f'<td class="key name"><a href="#layer-{index + 1}">{markup.name(layer.name)}</a></td>',
+            f'<td class="name">{markup.name(layer.operator)}</td>',
             _db_cell(outputs[index], scales[1], worst[1]),
             _grid_cell(layer.output),
             _db_cell(weights[index], scales[0], worst[0]),
@@ -241,7 +216,7 @@ def _layers(record: RunRecord) -> str:
             _number_cell(layer.bytes_float or None, words.size(layer.bytes_float or None)),
             _number_cell(layer.bytes_quantized or None, words.size(layer.bytes_quantized or None)),
         )
-        rows.append(_row(cells))
+        rows.append(markup.row(cells))
     heads = (f'<th scope="col" class="{kind}">{head}</th>' for head, kind in _HEADS)
     return (
         '<h2>Layers</h2>\n<p class="soft key-to">SQNR: signal to quantization noise in dB, higher is better. Weights: against the real '
@@ -251,18 +226,18 @@ def _layers(record: RunRecord) -> str:
         f'<span><i class="swatch low"></i>below {LOW_DB:.0f} dB</span> '
         f'<span><i class="swatch poor"></i>below {POOR_DB:.0f} dB (noise above 10 %)</span> '
         f"<span><b>bold</b>: the {_NUM_WORST} lowest of a column</span></p>\n"
-        f"{_table(heads, rows, 'layers', 'Layers')}"
+        f"{markup.table(heads, rows, 'layers', 'Layers')}"
     )
 
 
 def _number_cell(value: float | None, shown: str) -> str:
-    return f'<td class="n" data-v="{"" if words.present(value) is None else value}">{_text(shown)}</td>'
+    return f'<td class="n" data-v="{"" if words.present(value) is None else value}">{markup.text(shown)}</td>'
 
 
 def _grid_cell(grid: GridRecord | None) -> str:
     if grid is None:
         return f'<td class="soft">{words.DASH}</td>'
-    return f"<td>{_text(words.grid_name(grid))}<small>{_text(words.span(grid.scale))}</small></td>"
+    return f"<td>{markup.text(words.grid_name(grid))}<small>{markup.text(words.span(grid.scale))}</small></td>"
 
 
 def _db_cell(value: float | None, scale: float, worst: float) -> str:
@@ -287,7 +262,9 @@ def _depth(record: RunRecord) -> str:
         return f'{title}\n<p class="soft">SQNR was not evaluated.</p>'
     picture = drawing.depth((("output", outputs), ("weights", weights)), len(record.layers), level)
     lowest = sorted(outputs, key=lambda point: point[2])[:_NUM_WORST]
-    listed = ", ".join(f'<a class="name" href="#layer-{at}">{_name(name)}</a> ({words.fixed(value)}&nbsp;dB)' for at, name, value in lowest)
+    listed = ", ".join(
+        f'<a class="name" href="#layer-{at}">{markup.name(name)}</a> ({words.fixed(value)}&nbsp;dB)' for at, name, value in lowest
+    )
     return (
         f'{title}\n<p class="soft key-to"><span><i class="swatch dot"></i>output, with all noise from before</span> '
         '<span><i class="swatch ring"></i>weights</span> <span>dB over the number of the layer</span></p>\n'
@@ -311,8 +288,8 @@ def _detail(index: int, layer: LayerRecord, shown: LayerFigures | None) -> str:
     output = words.present(layer.sqnr_db)
     note = "" if output is None else f'<span class="soft">{words.fixed(output)} dB</span>'
     return (
-        f'<details><summary><span class="name">{_name(layer.name)}</span>'
-        f'<span class="soft">{_text(layer.operator)}</span>{note}</summary>\n'
+        f'<details><summary><span class="name">{markup.name(layer.name)}</span>'
+        f'<span class="soft">{markup.text(layer.operator)}</span>{note}</summary>\n'
         f'<div class="layer" id="layer-{index}">\n{_facts(layer)}\n<div class="figures">'
         f"{_activation_figure(shown.activation)}{_weight_figure(layer, shown)}</div></div></details>"
     )
@@ -327,7 +304,7 @@ def _facts(layer: LayerRecord) -> str:
             facts.append((f"{label}: values", f"covers {words.span(grid.range)}; seen {words.span(grid.observed)}"))
     if layer.output is not None and words.present(layer.output.sqnr_db) is not None:
         facts.append(("Output: SQNR of its grid alone", f"{words.fixed(layer.output.sqnr_db)} dB"))
-    items = "".join(f"<dt>{_text(label)}</dt><dd>{_text(value)}</dd>" for label, value in facts)
+    items = "".join(f"<dt>{markup.text(label)}</dt><dd>{markup.text(value)}</dd>" for label, value in facts)
     return f'<dl class="facts">{items}</dl>'
 
 
@@ -346,7 +323,7 @@ def _activation_figure(item: HistogramRecord | None) -> str:
     if item.threshold is not None and outside is not None:
         note = f"{words.share(outside)} outside {words.span(item.threshold)}"
     picture = drawing.histogram("Activations", (item, "activation"))
-    return f"<figure><figcaption><b>Activations</b>, log count: {_text(note)}</figcaption>{picture}</figure>"
+    return f"<figure><figcaption><b>Activations</b>, log count: {markup.text(note)}</figcaption>{picture}</figure>"
 
 
 def _weight_figure(layer: LayerRecord, shown: LayerFigures) -> str:
@@ -371,12 +348,13 @@ def _footer(record: RunRecord) -> str:
     rows.append(("total", record.seconds))
     heads = [f'<th scope="col" class="{kind}">{head}</th>' for head, kind in (("Phase", ""), ("wall", "n"), ("CPU", "n"))]
     lines = (
-        _row([f"<td>{_text(name)}</td>", *(f'<td class="n">{words.duration(spent.get(key))}</td>' for key in ("wall", "cpu"))])
+        markup.row([f"<td>{markup.text(name)}</td>", *(f'<td class="n">{words.duration(spent.get(key))}</td>' for key in ("wall", "cpu"))])
         for name, spent in rows
     )
     memory = words.size(record.peak_rss_bytes) if record.peak_rss_bytes else "not measured"
+    times = markup.table(heads, lines, "times", "Time")
     return (
-        f'<footer><div class="columns">\n<div><h2>Time</h2>{_table(heads, lines, "times", "Time")}<p>Peak memory: {memory}</p></div>\n'
+        f'<footer><div class="columns">\n<div><h2>Time</h2>{times}<p>Peak memory: {memory}</p></div>\n'
         f"<div><h2>Versions</h2>{_pairs(record.versions)}</div>\n<div><h2>Machine</h2>{_pairs(record.machine)}</div>\n</div></footer>"
     )
 
@@ -384,5 +362,5 @@ def _footer(record: RunRecord) -> str:
 def _pairs(values: Mapping[str, object]) -> str:
     if not values:
         return '<p class="soft">not recorded</p>'
-    rows = (_row([f'<td class="soft">{_text(key)}</td>', f"<td>{_text(value)}</td>"]) for key, value in values.items())
+    rows = (markup.row([f'<td class="soft">{markup.text(key)}</td>', f"<td>{markup.text(value)}</td>"]) for key, value in values.items())
     return f"<table><tbody>{''.join(rows)}</tbody></table>"

@@ -100,7 +100,8 @@ class RunRecord:
     float: _Float | None = None
     simulated: _Float | None = None
     onnx: _Float | None = None
-    bytes: dict[str, int | None] = field(default_factory=dict)  # float, quantized, onnx
+    integer: _Float | None = None  # of the integer program
+    bytes: dict[str, int | None] = field(default_factory=dict)  # float, quantized, onnx, program
     latency_ms: dict[str, _Float] | None = None  # float, onnx, ratio (float / onnx), medians of one sample on one thread
     seconds: dict[str, Any] = field(default_factory=dict)  # wall, cpu, phases: {name: {wall, cpu}}
     peak_rss_bytes: int = 0

@@ -14,7 +14,10 @@ from halfstep.report.record import LayerRecord, RunRecord
 
 
 def summary(record: RunRecord) -> Table:
-    """Float, simulated and ONNX Runtime, one row each: metric, what it lost, bytes, latency ratio. A dash: not evaluated."""
+    """One row each for float, simulated, ONNX Runtime and the integer program, if there is one: metric, what it lost, bytes, latency ratio.
+
+    A dash: not evaluated.
+    """
     table = _table(f"{record.model}, {record.recipe}")
     table.add_column("")
     for header in (words.metric_name(record.metric), words.difference_name(record.metric), "size", "smaller", "latency ratio"):
@@ -24,6 +27,7 @@ def summary(record: RunRecord) -> Table:
         ("float", record.float, "float", 1.0 if latency else None),
         ("simulated", record.simulated, "quantized", None),
         ("ONNX Runtime", record.onnx, "onnx", latency.get("ratio")),
+        *((("integer program", record.integer, "program", None),) if record.program is not None else ()),
     )
     for name, value, key, speed in rows:
         bytes_float, num_bytes = record.bytes.get("float"), record.bytes.get(key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from halfstep.integer.record import ProgramRecord
 from halfstep.report.record import ExportCheck, GridRecord
 
 DASH = "–"
@@ -165,3 +166,21 @@ def check_sentences(check: ExportCheck | None) -> list[str]:
         f"End to end, the top-1 answer agrees on {share(check.top1_agreement)} of the samples and the outputs differ by at most "
         f"{share(check.max_output_difference)} of the largest output.",
     ]
+
+
+def program_sentences(program: ProgramRecord) -> list[str]:
+    """What became of the network in integers alone, one finding a sentence."""
+    apart = codes(program.max_difference) if program.max_difference else "nothing"
+    differing = share(program.num_differing / max(1, program.num_codes))
+    worst = max(program.operators, key=lambda operator: operator.rescale_error, default=None)
+    sentences = [
+        f"The integer program has {program.num_operators} operators and {size(program.weight_bytes)} of weights, biases and tables; its "
+        f"requantization is {program.mode}.",
+        f"From the same input codes its operators and the simulation differ by {apart} at most; the share of all codes that differ: "
+        f"{differing}.",
+        f"End to end, the top-1 answer agrees on {share(program.top1_agreement)} of the samples and the outputs differ by at most "
+        f"{share(program.max_output_difference)} of the largest output.",
+    ]
+    if worst is not None and worst.rescale_error > 0:
+        sentences.append(f"The multiplier farthest from its real scale is off by {share(worst.rescale_error)}, at '{worst.name}'.")
+    return [*sentences, *program.notes]

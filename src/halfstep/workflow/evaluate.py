@@ -17,6 +17,8 @@ from halfstep.data import Data, Preprocessing, as_data
 from halfstep.errors import DataError
 from halfstep.graph.capture import in_eval_mode
 from halfstep.graph.run import run
+from halfstep.integer import interpreter
+from halfstep.integer.program import IntegerProgram
 
 Metric = Callable[[Any, Tensor], Tensor]
 """Maps a batch of outputs and labels [B] to a score for each sample [B]; `evaluate` returns their mean."""
@@ -31,8 +33,8 @@ def top1(outputs: Any, labels: Tensor) -> Tensor:
 def evaluate(model: Any, data: Any, metric: Metric = top1, batch_size: int = 64) -> float:
     """The mean of ``metric`` over ``data``.
 
-    model: an ``nn.Module``, an ``ExportedProgram``, a `Result` (its simulated network), or the path of an ONNX file. data: labelled, in
-    any form `as_data` takes. Raises `DataError` where there are no labels or the inputs do not fit.
+    model: an ``nn.Module``, an ``ExportedProgram``, a `Result` (its simulated network), an `IntegerProgram`, or the path of an ONNX file.
+    data: labelled, in any form `as_data` takes. Raises `DataError` where there are no labels or the inputs do not fit.
     """
     prepared = prepare(data, getattr(getattr(model, "recipe", None), "preprocessing", None))
     predict = _predictor(model)
@@ -63,6 +65,8 @@ def _predictor(model: Any) -> Callable[[tuple[Tensor, ...]], Any]:
 
         session = open_session(Path(model), num_threads=torch.get_num_threads())
         return lambda inputs: [torch.from_numpy(output) for output in run_session(session, inputs).values()]
+    if isinstance(model, IntegerProgram):
+        return partial(_interpret, model)
     if isinstance(model, ExportedProgram):
         return partial(_predict, model.module())
     network: nn.Module = model if isinstance(model, nn.Module) else model.model
@@ -73,6 +77,11 @@ def _predictor(model: Any) -> Callable[[tuple[Tensor, ...]], Any]:
             return forward(inputs)
 
     return predict_in_eval_mode
+
+
+def _interpret(program: IntegerProgram, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The outputs of an integer program as real numbers."""
+    return interpreter.dequantize_outputs(program, interpreter.run(program, interpreter.quantize_inputs(program, inputs)))
 
 
 def _predict(network: nn.Module, inputs: tuple[Tensor, ...]) -> Any:

@@ -18,5 +18,5 @@ def lower(result: Result, requantization: str | None = None) -> IntegerProgram:
     """
     mode = requantization or result.recipe.scheme.requantization
     program, lowering = lower_graph(result.model, result.samples, mode, result.record.model)
-    result.note_program(compare(program, result.model, lowering, result.samples))
+    result.note_program(program, compare(program, result.model, lowering, result.samples))
     return program

@@ -18,6 +18,7 @@ from halfstep.errors import ExportError, GraphError, ModelError
 from halfstep.files import atomic_directory
 from halfstep.graph.serialize import from_json, to_json
 from halfstep.graph.statistics import Statistics
+from halfstep.integer.program import IntegerProgram
 from halfstep.integer.record import ProgramRecord
 from halfstep.recipes import Recipe
 from halfstep.report.record import ExportCheck, LayerFigures, RunRecord
@@ -29,13 +30,14 @@ GRAPH_FILE, WEIGHTS_FILE = "model.json", "model.safetensors"
 FLOAT_GRAPH_FILE, FLOAT_FILE = "float.json", "float.safetensors"
 STATISTICS_FILE, SAMPLES_FILE, RECIPE_FILE, FIGURES_FILE = "statistics.safetensors", "samples.safetensors", "recipe.yaml", "figures.json"
 RECORD_FILE, REPORT_FILE, ONNX_FILE = "result.json", "report.html", "model.onnx"
+PROGRAM_FILE = "program.safetensors"
 
 
 @dataclass
 class Result:
     """model: the quantized graph, an ``nn.Module`` that simulates the integer network. float_model: the same network in float (batch norms
     folded), node by node. samples: the calibration inputs kept to verify exports. record and figures: the content of the report.
-    onnx_path: the last verified export.
+    onnx_path: the last verified export. program: the last integer program that was lowered from it.
     """
 
     model: GraphModule
@@ -46,6 +48,7 @@ class Result:
     record: RunRecord
     figures: dict[str, LayerFigures]
     onnx_path: Path | None = None
+    program: IntegerProgram | None = None
 
     def note_export(self, path: Path, check: ExportCheck) -> None:
         """Remember an export for the report."""
@@ -53,10 +56,10 @@ class Result:
         sizes = {**self.record.bytes, "onnx": path.stat().st_size}
         self.record = dataclasses.replace(self.record, export_check=check, bytes=sizes)
 
-    def note_program(self, program: ProgramRecord) -> None:
-        """Remember an integer program for the report."""
-        sizes = {**self.record.bytes, "program": program.weight_bytes}
-        self.record = dataclasses.replace(self.record, program=program, bytes=sizes)
+    def note_program(self, program: IntegerProgram, found: ProgramRecord) -> None:
+        """Remember an integer program, and for the report what was found about it."""
+        self.program = program
+        self.record = dataclasses.replace(self.record, program=found, bytes={**self.record.bytes, "program": found.weight_bytes})
 
     def report(self, evaluate: Metric | None = None, data: Any = None) -> Report:
         """The report as it stands; with a metric and labelled ``data``, after measuring the float, simulated and exported network."""
@@ -81,6 +84,7 @@ class Result:
             float=evaluate(self.float_model, prepared, metric),
             simulated=evaluate(self.model, prepared, metric),
             onnx=onnx,
+            integer=None if self.program is None else evaluate(self.program, prepared, metric),
         )
 
     def save(self, directory: str | Path, force: bool = False) -> None:
@@ -93,6 +97,8 @@ class Result:
             safetensors.torch.save_file({str(index): x.contiguous() for index, x in enumerate(self.samples)}, folder / SAMPLES_FILE)
             self.statistics.save(folder / STATISTICS_FILE)
             (folder / RECIPE_FILE).write_text(self.recipe.to_yaml(), encoding="utf-8")
+            if self.program is not None:
+                self.program.save(folder / PROGRAM_FILE)
             _write_json(folder / FIGURES_FILE, {name: dataclasses.asdict(figures) for name, figures in self.figures.items()})
             self.report().json(folder / RECORD_FILE)
             self.report().html(folder / REPORT_FILE)
@@ -114,9 +120,10 @@ def load(directory: str | Path) -> Result:
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError, GraphError) as error:
         raise ModelError(f"The run directory '{directory}' is damaged: {_first_line(error)}") from error
     onnx_path = folder / ONNX_FILE if (folder / ONNX_FILE).is_file() else None
+    program = IntegerProgram.load(folder / PROGRAM_FILE) if (folder / PROGRAM_FILE).is_file() else None
     statistics = Statistics.load(folder / STATISTICS_FILE)
     ordered = tuple(samples[str(index)] for index in range(len(samples)))
-    return Result(model, float_model, Recipe.load(folder / RECIPE_FILE), statistics, ordered, record, figures, onnx_path)
+    return Result(model, float_model, Recipe.load(folder / RECIPE_FILE), statistics, ordered, record, figures, onnx_path, program)
 
 
 def _read_graph(structure: Path, tensors: Path) -> GraphModule:
