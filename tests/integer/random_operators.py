@@ -106,7 +106,7 @@ def _matmul(builder: Builder) -> Value | None:
     if one is None:
         return None
     most = 30 - one.grid.bits - math.ceil(math.log2(one.shape[-1] + 1)) - 1
-    batch = [builder.random.choice([n, n, 1]) for n in one.shape[:-2]]
+    batch = [builder.random.choice([n, n, 1]) for n in one.shape[:-2]][builder.random.choice([0, 0, 1]) :]
     other = builder.partner((*batch, one.shape[-1], builder.random.randint(1, 4)), min(16, most))
     y = builder.result("matmul", (*one.shape[:-1], other.shape[-1]))
     reach = _largest(one) * _largest(other)
@@ -126,10 +126,11 @@ def _mul(builder: Builder) -> Value | None:
 
 
 def _broadcast(builder: Builder, value: Value) -> tuple[int, ...]:
-    """The shape of an operand for it: at times with axes of size 1, or with more where it has 1."""
+    """The shape of an operand for it: at times with axes of size 1, or with more where it has 1, or without the first axes."""
     if builder.chance(0.6):
         return value.shape
-    return tuple(builder.random.choice([1, n if n > 1 else builder.random.randint(1, 3)]) for n in value.shape)
+    first = builder.random.choice([0, 0, builder.random.randrange(len(value.shape))])
+    return tuple(builder.random.choice([1, n if n > 1 else builder.random.randint(1, 3)]) for n in value.shape[first:])
 
 
 @_builds("add")
@@ -203,12 +204,18 @@ def _max_pool(builder: Builder) -> Value | None:
     if x is None:
         return None
     kernel, stride, reach, dilation = _window(builder, x)
-    # Every window has to hold an input: with dilation its entries may straddle one, so such a window gets no padding.
-    most = [(k - 1) if d == 1 else 0 for k, d in zip(kernel, dilation, strict=True)]
-    padding = tuple((builder.random.randint(0, m), builder.random.randint(0, m)) for m in most)
+    padding = tuple(_window_padding(builder, *window) for window in zip(x.shape[1:], kernel, stride, dilation, strict=True))
     sizes = [(n + sum(p) - far) // s + 1 for n, p, far, s in zip(x.shape[1:], padding, reach, stride, strict=True)]
     y = builder.like("max_pool", (x.shape[0], *sizes), x)
     return builder.add(kinds.MaxPool, y, (x,), kernel=tuple(kernel), stride=tuple(stride), padding=padding, dilation=tuple(dilation))
+
+
+def _window_padding(builder: Builder, size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
+    """(before, after) of one axis such that every window holds an entry of the input."""
+    before, after = (builder.random.randint(0, dilation * (kernel - 1)) for _ in range(2))
+    starts = range(-before, size + after - dilation * (kernel - 1), stride)
+    is_held = all(any(0 <= start + tap * dilation < size for tap in range(kernel)) for start in starts)
+    return (before, after) if is_held else (0, 0)
 
 
 @_builds("average_pool")

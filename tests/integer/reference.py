@@ -1,6 +1,6 @@
-"""What each operator of an integer program computes, written again from the formula at the top of its file: int64, one place after another.
+"""What each operator of an integer program computes, written again from the formula at the top of its file, one place after another.
 
-`EVALUATE[kind](operator, codes, values)` takes int64 arrays [N, ...] and returns one. Slow and without a trick, to be read beside the formula.
+`EVALUATE[kind](operator, codes, values)` takes int64 arrays [N, ...] and returns one. Slow, without a trick, to be read beside the formula.
 """
 
 from __future__ import annotations
@@ -56,6 +56,12 @@ def _places(shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
     return itertools.product(*(range(size) for size in shape))
 
 
+def _aligned(arrays: list[Array]) -> list[Array]:
+    """Samples broadcast as NumPy broadcasts them: axes of size 1 before the first, behind the batch."""
+    num_axes = max(q.ndim for q in arrays)
+    return [q.reshape(len(q), *[1] * (num_axes - q.ndim), *q.shape[1:]) for q in arrays]
+
+
 def _conv(operator: Any, codes: list[Array], values: Values) -> Array:
     (q,), y, weight = codes, values[operator.output], operator.weight.numpy()
     per_group_in, per_group_out = weight.shape[1], len(weight) // operator.groups
@@ -91,18 +97,18 @@ def _linear(operator: Any, codes: list[Array], values: Values) -> Array:
 
 
 def _matmul(operator: Any, codes: list[Array], values: Values) -> Array:
-    one, other = _centred(operator, codes, values)
+    one, other = _aligned(_centred(operator, codes, values))
     return _finish(operator, (one[..., :, :, None] * other[..., None, :, :]).sum(-2), values)
 
 
 def _mul(operator: Any, codes: list[Array], values: Values) -> Array:
-    one, other = _centred(operator, codes, values)
+    one, other = _aligned(_centred(operator, codes, values))
     return _finish(operator, one * other, values)
 
 
 def _add(operator: Any, codes: list[Array], values: Values) -> Array:
     total = 0
-    for q, multiplier in zip(_centred(operator, codes, values), operator.multipliers, strict=True):
+    for q, multiplier in zip(_aligned(_centred(operator, codes, values)), operator.multipliers, strict=True):
         total = total + q * np.int64(multiplier)
     y = multiply_shift(np.asarray(total), 1, operator.shift) + values[operator.output].zero_point
     return np.minimum(np.maximum(y, operator.low), operator.high)

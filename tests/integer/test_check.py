@@ -141,6 +141,7 @@ BROKEN: dict[str, tuple[str, dict[str, Any], str]] = {
     "axis of a mean": ("mean", {"axes": (3,)}, "do not fit each other"),
     "counts": ("average_pool", {"counts": ((2, 2, 2),), "divisors": (1, 2), "rescale": rescale(_ones(2), "single_shift")}, "do not fit"),
     "window beyond the input": ("max_pool", {"kernel": (9,)}, "do not fit each other"),
+    "window in the padding": ("max_pool", {"kernel": (1,), "padding": ((1, 0),)}, "a window holds no entry of its input"),
     "axis of an argmax": ("argmax", {"axis": 2}, "do not fit each other"),
     "table of another width": ("lookup", {"table": torch.zeros(1, 255, dtype=torch.int64)}, "does not fit 256 codes"),
     "table of other channels": ("lookup", {"table": torch.zeros(2, 256, dtype=torch.int64)}, "does not fit 256 codes"),

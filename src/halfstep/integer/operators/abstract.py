@@ -102,6 +102,12 @@ class AbstractMovement(AbstractOperator):
             raise self.fail(f"it moves codes, and '{self.output}' has another grid or zero point than '{x.name}'.")
 
 
+def aligned(codes: Sequence[Tensor]) -> list[Tensor]:
+    """Codes that broadcast sample by sample: where a sample has fewer axes than another, axes of size 1 behind the batch."""
+    num_axes = max(x.ndim for x in codes)
+    return [x.view(len(x), *[1] * (num_axes - x.ndim), *x.shape[1:]) for x in codes]
+
+
 def in_float(codes: Tensor, bounds: tuple[int, int]) -> Tensor:
     """Codes in the narrowest floating type in which sums within ``bounds`` are exact."""
     is_narrow = max(-bounds[0], bounds[1]) < _EXACT_IN_FLOAT32

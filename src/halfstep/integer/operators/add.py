@@ -15,7 +15,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from halfstep.integer.operators.abstract import OPERATORS, AbstractOperator, Values, product_bounds
+from halfstep.integer.operators.abstract import OPERATORS, AbstractOperator, Values, aligned, product_bounds
 from halfstep.integer.requantization import MAX_SHIFT
 
 
@@ -32,7 +32,7 @@ class Add(AbstractOperator):
 
     def run(self, codes: Sequence[Tensor], values: Values) -> Tensor:
         """See the top of this file."""
-        terms = [(q.long() - values[name].zero_point) * m for q, name, m in zip(codes, self.inputs, self.multipliers, strict=True)]
+        terms = [(q.long() - values[name].zero_point) * m for q, name, m in zip(aligned(codes), self.inputs, self.multipliers, strict=True)]
         total = sum(terms[1:], terms[0]) + ((1 << self.shift) >> 1)
         return ((total >> self.shift) + values[self.output].zero_point).clamp(self.low, self.high).to(torch.int32)
 

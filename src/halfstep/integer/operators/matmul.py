@@ -12,7 +12,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from halfstep.integer.operators.abstract import OPERATORS, AbstractRequantized, Values, in_float, product_bounds
+from halfstep.integer.operators.abstract import OPERATORS, AbstractRequantized, Values, aligned, in_float, product_bounds
 
 
 @final
@@ -24,7 +24,7 @@ class Matmul(AbstractRequantized):
     def run(self, codes: Sequence[Tensor], values: Values) -> Tensor:
         """See the top of this file."""
         bounds = self.accumulator_bounds(values)
-        one, other = (in_float(q - values[name].zero_point, bounds) for q, name in zip(codes, self.inputs, strict=True))
+        one, other = (in_float(q - values[name].zero_point, bounds) for q, name in zip(aligned(codes), self.inputs, strict=True))
         return self.finish(torch.matmul(one, other).long(), values)
 
     def accumulator_bounds(self, values: Values) -> tuple[int, int]:

@@ -35,3 +35,13 @@ class MaxPool(AbstractMovement):
         around = [size for pair in reversed(self.padding) for size in pair]
         x = F.pad(x, around, value=float("-inf")) if any(around) else x
         return _POOL[len(self.kernel)](x, self.kernel, self.stride, 0, self.dilation).to(torch.int32)
+
+    def check(self, values: Values) -> None:
+        """No window that lies in the padding alone."""
+        super().check(values)
+        shapes = values[self.inputs[0]].shape[1:], values[self.output].shape[1:]
+        for size, places, *window in zip(*shapes, self.kernel, self.stride, self.dilation, self.padding, strict=True):
+            kernel, stride, dilation, (before, _) = window
+            starts = [place * stride - before for place in range(places)]
+            if any(not any(0 <= start + tap * dilation < size for tap in range(kernel)) for start in starts):
+                raise self.fail("a window holds no entry of its input, only padding.")

@@ -11,7 +11,7 @@ from typing import final
 
 from torch import Tensor
 
-from halfstep.integer.operators.abstract import OPERATORS, AbstractRequantized, Values, product_bounds
+from halfstep.integer.operators.abstract import OPERATORS, AbstractRequantized, Values, aligned, product_bounds
 
 
 @final
@@ -22,7 +22,7 @@ class Mul(AbstractRequantized):
 
     def run(self, codes: Sequence[Tensor], values: Values) -> Tensor:
         """See the top of this file."""
-        one, other = (q.long() - values[name].zero_point for q, name in zip(codes, self.inputs, strict=True))
+        one, other = (q.long() - values[name].zero_point for q, name in zip(aligned(codes), self.inputs, strict=True))
         return self.finish(one * other, values)
 
     def accumulator_bounds(self, values: Values) -> tuple[int, int]:
