@@ -2,7 +2,7 @@
 
 ``--method``
     nearest     ``QuantizationSimModel`` and ``compute_encodings`` with its default scheme (smallest and largest value)
-    sqnr        the same with ``post_training_tf_enhanced``, the scheme that its AdaRound uses
+    sqnr        the same with ``tf_enhanced``, the scheme that its AdaRound uses
     adaround    ``Adaround.apply_adaround`` with its default parameters but for ``--iterations`` (its own default below 8 bits: 15,000)
     seq_mse     ``apply_seq_mse`` with its defaults (20 candidates, input symmetry ``symqt``)
     cle_bc      ``equalize_model``, nearest, then an empirical bias correction: of this file, since AIMET 2.42 no longer has one
@@ -190,7 +190,7 @@ def quantize(network: "torch.nn.Module", images: "torch.Tensor", setting: Settin
         return adaround(model, images, loader, setting, given)
     if given.method == "seq_mse":
         return seq_mse(model, images, loader, setting)
-    scheme = "post_training_tf_enhanced" if given.method == "sqnr" else None
+    scheme = "tf_enhanced" if given.method == "sqnr" else None
     sim = calibrated(simulator(model, images, setting, scheme), loader)
     return correct_biases(sim, model, loader) if given.method == "cle_bc" else sim
 
