@@ -16,6 +16,8 @@ from torch import Tensor
 
 import halfstep as hs
 from halfstep.export.session import executed_operators
+from halfstep.quantizers import UniformQuantizer, quantizers
+from halfstep.recipes import Recipe
 from halfstep.report.record import ExportCheck
 from halfstep.workflow.result import Result
 
@@ -132,3 +134,24 @@ def test_four_bit_weights(cifar: ModuleType, images: dict[str, tuple[Any, Any]],
     assert check.max_code_difference <= 1 and found["QLinearConv"] == 19 and found["Conv"] == 0
     assert (tmp_path / "w4a8.onnx").stat().st_size < run.path.stat().st_size
     assert hs.evaluate(result, (run.x, run.labels)) >= run.accuracy(run.network) - 15
+
+
+@pytest.mark.parametrize(("activations", "least"), [("uint4", 82.0), ("uint8", 88.0)])
+def test_four_bits_in_every_tensor(
+    cifar: ModuleType, images: dict[str, tuple[Any, Any]], made: Any, activations: str, least: float
+) -> None:
+    """Thresholds, nearest rounding, re-estimated batch norms. On 5,000 images 87.4 and 91.1 of 91.4 %; 500 have a standard error of 1.4."""
+    run = made("resnet20")
+    recipe = Recipe.load("normalize-w4a4").with_types(activations=activations)
+    result = hs.quantize(run.network, cifar.normalize(images["calibration"][0], "resnet20"), recipe)
+    grids = {name: quantizer.grid for name, quantizer in quantizers(result.model) if isinstance(quantizer, UniformQuantizer)}
+    assert {grid.bits for grid in grids.values() if grid.signed} == {4}  # weights
+    assert {grid.bits for grid in grids.values() if not grid.signed} == {int(activations.removeprefix("uint"))}
+    assert run.accuracy(result) >= least
+
+
+@pytest.mark.parametrize("recipe", ["normalize", "normalize-kl"])
+def test_normalization_with_eight_bits(cifar: ModuleType, images: dict[str, tuple[Any, Any]], made: Any, recipe: str) -> None:
+    run = made("resnet20")
+    result = hs.quantize(run.network, cifar.normalize(images["calibration"][0], "resnet20"), recipe)
+    assert abs(run.accuracy(result) - run.accuracy(run.network)) <= ACCURACY

@@ -48,7 +48,7 @@ class AnalyticClipping(AbstractRange):
         one_sided = is_positive | is_negative
         halves = (1 + grid.maximum) if grid.signed and grid.symmetric else grid.num_levels
         centre = self._centre(distribution, one_sided, grid)
-        mean_distance, deviation = _spread(distribution, centre, one_sided)
+        mean_distance, deviation = spread(distribution, centre, one_sided)
         reach = torch.where(
             one_sided,
             self._reach(mean_distance, deviation, 2 * halves),  # 12 L^2 = 3 (2 L)^2
@@ -75,7 +75,7 @@ class AnalyticClipping(AbstractRange):
         return torch.where(is_laplace, laplace, gauss)
 
 
-def _spread(distribution: Distribution, centre: Tensor, one_sided: Tensor) -> tuple[Float[Tensor, " C"], Float[Tensor, " C"]]:
+def spread(distribution: Distribution, centre: Tensor, one_sided: Tensor) -> tuple[Float[Tensor, " C"], Float[Tensor, " C"]]:
     """(mean distance from the centre, root of the mean squared one); of the values other than 0 where all lie on one side of it."""
     distance = (distribution.values.double() - centre[:, None]).abs()
     counts = distribution.counts.double() * torch.where(one_sided[:, None], distance > 0, True)

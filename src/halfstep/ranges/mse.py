@@ -6,16 +6,11 @@ x_i: the values of the distribution, n_i: how often each occurs, quantize_R: nea
 Sung et al. 2015, "Resiliency of deep neural networks under quantization"; Banner et al. 2019, "Post training 4-bit quantization of
 convolutional networks for rapid-deployment".
 
-Search: an end of the range is shrunk towards 0 by a factor t in (0, 1]. Symmetric grids and tensors with values on one side of 0
-need a single t; otherwise the upper and the lower end are searched in turn, twice. Deviation: published searches try 100 to 1000
-evenly spaced factors; here ``num_candidates`` coarse ones are followed by as many between the neighbours of the best (two
-passes of 32 resolve 1/500).
+Deviation: published searches try 100 to 1000 evenly spaced thresholds; here the search of ``ranges/search.py`` goes from coarse to fine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import final
 
 import torch
@@ -26,10 +21,7 @@ from torch import Tensor
 from halfstep.grid import Grid
 from halfstep.ranges.abstract import RANGES, AbstractRange, Range
 from halfstep.ranges.distribution import Distribution
-
-_SMALLEST = 2.0**-126  # a smaller scale has no inverse in float32
-_NUM_STARTS = 16  # factors tried for each end before they are searched in turn
-_CHUNK = 1 << 18  # values evaluated at once: bounds the memory and stays in the cache
+from halfstep.ranges.search import best_range, rounding_error
 
 
 @final
@@ -41,49 +33,7 @@ class MeanSquaredError(AbstractRange):
 
     def range(self, distribution: Distribution, grid: Grid) -> Range:
         """The best range for each row, within the exact extremes."""
-        low, high = distribution.extremes()
-        if grid.symmetric or bool(((low == 0) | (high == 0)).all()):
-            shrink = self._search(distribution, grid, lambda t: Range(low[:, None] * t, high[:, None] * t))
-            return Range(low * shrink, high * shrink)
-        best = self._start(distribution, grid)
-        for _ in range(2):
-            best = Range(best.minimum, high * self._search(distribution, grid, partial(_shrink_high, best, high)))
-            best = Range(low * self._search(distribution, grid, partial(_shrink_low, best, low)), best.maximum)
-        return best
-
-    def _start(self, distribution: Distribution, grid: Grid) -> Range:
-        """The best of evenly spaced pairs of ends, so that the search in turn begins in the right valley."""
-        low, high = distribution.extremes()
-        factors = torch.linspace(1, 1 / _NUM_STARTS, _NUM_STARTS, dtype=torch.float64)
-        for_low, for_high = torch.cartesian_prod(factors, factors).T
-        ends = Range(low[:, None] * for_low, high[:, None] * for_high)
-        best = squared_error(distribution, *ends.fit(grid), grid).argmin(1)
-        return Range(low * for_low[best], high * for_high[best])
-
-    def _search(self, distribution: Distribution, grid: Grid, candidates: Callable[[Tensor], Range]) -> Float[Tensor, " C"]:
-        """The factor [C] whose range has the smallest error; ``candidates`` maps factors [C, T] to ranges of [C, T] ends."""
-        num_rows, step = len(distribution.minimum), 1 / self.num_candidates
-        factors = torch.linspace(step, 1, self.num_candidates, dtype=torch.float64).expand(num_rows, -1)
-        best = _argmin(distribution, grid, candidates, factors)
-        offsets = torch.linspace(-step, step, self.num_candidates + 1, dtype=torch.float64)
-        return _argmin(distribution, grid, candidates, (best[:, None] + offsets).clamp(step / 8, 1))
-
-
-def _shrink_high(other: Range, high: Tensor, factors: Tensor) -> Range:
-    return Range(other.minimum[:, None].expand_as(factors), high[:, None] * factors)
-
-
-def _shrink_low(other: Range, low: Tensor, factors: Tensor) -> Range:
-    return Range(low[:, None] * factors, other.maximum[:, None].expand_as(factors))
-
-
-def _argmin(
-    distribution: Distribution, grid: Grid, candidates: Callable[[Tensor], Range], factors: Float[Tensor, "C T"]
-) -> Float[Tensor, " C"]:
-    """The best of factors [C, T] in each row; the largest one wins a tie, so that nothing is clipped without need."""
-    factors = factors.flip(1)
-    error = squared_error(distribution, *candidates(factors).fit(grid), grid)
-    return factors.gather(1, error.argmin(1, keepdim=True))[:, 0]
+        return best_range(distribution, grid, lambda s, z: squared_error(distribution, s, z, grid), self.num_candidates)
 
 
 def squared_error(
@@ -93,16 +43,4 @@ def squared_error(
 
     Where the scale is 0 (an empty range) everything quantizes to 0.
     """
-    scale, zero_point = scale.float(), zero_point.float()
-    num_rows, num_candidates = scale.shape
-    error = torch.zeros(num_rows, num_candidates, dtype=torch.float64)
-    inverse = torch.where(scale > _SMALLEST, 1 / scale, 0)
-    values, counts = distribution.values, distribution.counts.expand_as(distribution.values)
-    columns = max(1, _CHUNK // (num_rows * num_candidates))
-    for start in range(0, values.shape[1], columns):
-        part = values[:, None, start : start + columns]
-        steps = (part * inverse[..., None]).round_()
-        steps.clamp_((grid.minimum - zero_point)[..., None], (grid.maximum - zero_point)[..., None])
-        difference = steps.mul_(scale[..., None]).sub_(part).square_()
-        error += torch.einsum("ctk,ck->ct", difference, counts[:, start : start + columns]).double()
-    return error
+    return rounding_error(distribution, scale, zero_point, grid, torch.square_)

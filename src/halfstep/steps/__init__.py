@@ -8,6 +8,7 @@ from halfstep.steps.equalize import Equalize
 from halfstep.steps.fold_batch_norm import FoldBatchNorm
 from halfstep.steps.place_quantizers import PlaceQuantizers
 from halfstep.steps.reconstruct import Reconstruct
+from halfstep.steps.reestimate_batch_norm import ReestimateBatchNorm
 from halfstep.steps.restore_weight_statistics import RestoreWeightStatistics
 from halfstep.steps.round import Round
 from halfstep.steps.scheme import ActivationScheme, LayerTypes, Override, Scheme, TensorScheme, WeightScheme
@@ -27,6 +28,7 @@ __all__ = [
     "Override",
     "PlaceQuantizers",
     "Reconstruct",
+    "ReestimateBatchNorm",
     "RestoreWeightStatistics",
     "Round",
     "Scheme",

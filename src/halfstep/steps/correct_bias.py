@@ -16,6 +16,7 @@ in their file.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar, Literal, final
 
 import torch
@@ -51,9 +52,9 @@ class CorrectBias(AbstractStep):
 
     def apply(self, graph: GraphModule, context: Context) -> GraphModule:
         """Overwrite the stored biases."""
-        if context.reference is None or not _is_quantized(graph):
+        if context.reference is None or not is_quantized(graph):
             raise RecipeError(f"The step '{self.name}' works on quantized weights: put it behind 'round' in the recipe.")
-        layers = [layer for layer in weighted_layers(graph) if _has_own_bias(layer)]
+        layers = [layer for layer in weighted_layers(graph) if has_own_bias(layer)]
         if self.method == "empirical":
             self._correct_on_data(graph, context.reference, layers, context)
         else:
@@ -70,27 +71,32 @@ class CorrectBias(AbstractStep):
         for index, node in enumerate(walk.stops(by_node)):
             context.progress(self.name, index, len(layers))
             layer = by_node[node]
-            bias = attribute(graph, _bias_source(layer))
-            exact = walk.constant(_bias_source(layer), is_float=True).double()
-            set_parameter(graph, _bias_source(layer), (exact + _mean_loss(walk, layer)).to(bias.dtype))
+            bias = attribute(graph, bias_source(layer))
+            exact = walk.constant(bias_source(layer), is_float=True).double()
+            set_parameter(graph, bias_source(layer), (exact + _mean_loss(walk, layer)).to(bias.dtype))
 
 
 def _mean_loss(walk: Walk, layer: WeightedLayer) -> Tensor:
     """E[W x] - E[W_q x̂] over samples and positions, [C_out], float64."""
-    weight, quantized = walk.constant(layer.weight, is_float=True), walk.constant(layer.weight)
-    operator = linear_operator(layer, weight.shape[2:])
     total, count = parallel.ExactSum(), 0
     largest: float | None = None
-    for pair in walk.pairs(layer.input):
-        with torch.no_grad():
-            outputs = [operator(pair.float, weight), operator(pair.quantized, quantized)]
-        exact, rounded = (_channels_first(output, operator.num_axes) for output in outputs)
+    for exact, rounded in outputs(walk, layer):
         if largest is None:  # of the very first batch, whoever has it
             largest = parallel.collect(float(exact.abs().max()) * exact.shape[1])[0]
         total.add(exact.double().sum(1) - rounded.double().sum(1), largest)
         count += exact.shape[1]
     mean: Tensor = total.total() / sum(parallel.collect(count))
     return mean
+
+
+def outputs(walk: Walk, layer: WeightedLayer) -> Iterator[tuple[Tensor, Tensor]]:
+    """W x and W_q x̂ of every batch, at a stop before ``layer``: [C_out, samples and positions] each, without the bias."""
+    weight, quantized = walk.constant(layer.weight, is_float=True), walk.constant(layer.weight)
+    operator = linear_operator(layer, weight.shape[2:])
+    for pair in walk.pairs(layer.input):
+        with torch.no_grad():
+            found = operator(pair.float, weight), operator(pair.quantized, quantized)
+        yield _channels_first(found[0], operator.num_axes), _channels_first(found[1], operator.num_axes)
 
 
 def _channels_first(output: Tensor, num_axes: int) -> Tensor:
@@ -111,23 +117,24 @@ def _correct_without_data(graph: GraphModule, reference: GraphModule, layers: li
             num_unknown += 1
             continue
         error = attribute(reference, twins[source.meta["name"]]).double() - quantizer(attribute(graph, source)).double()
-        bias = attribute(graph, _bias_source(layer))
-        set_parameter(graph, _bias_source(layer), (bias.double() + response(error, layer, means[layer.name])).to(bias.dtype))
+        bias = attribute(graph, bias_source(layer))
+        set_parameter(graph, bias_source(layer), (bias.double() + response(error, layer, means[layer.name])).to(bias.dtype))
     if num_unknown:
         context.notes.append(f"The bias of {num_unknown} layers was not corrected: no batch norm tells the mean of their input.")
 
 
-def _bias_source(layer: WeightedLayer) -> torch.fx.Node:
+def bias_source(layer: WeightedLayer) -> torch.fx.Node:
     """The node that reads the stored bias of a layer that has one."""
     assert layer.bias is not None
     return behind_quantizer(layer.bias)
 
 
-def _has_own_bias(layer: WeightedLayer) -> bool:
-    return layer.bias is not None and _bias_source(layer).op == "get_attr" and num_reads(_bias_source(layer)) == 1
+def has_own_bias(layer: WeightedLayer) -> bool:
+    """Whether the layer has a stored bias that no other layer reads."""
+    return layer.bias is not None and bias_source(layer).op == "get_attr" and num_reads(bias_source(layer)) == 1
 
 
-def _is_quantized(graph: GraphModule) -> bool:
+def is_quantized(graph: GraphModule) -> bool:
     """Whether some layer's weight has a calibrated quantizer."""
     found = [quantizer_of(layer.weight) for layer in weighted_layers(graph)]
     return any(quantizer is not None and quantizer.is_calibrated for quantizer in found)

@@ -23,6 +23,7 @@ from torch.fx import GraphModule
 from halfstep.errors import RecipeError
 from halfstep.graph.edges import behind_quantizer, quantizer_of
 from halfstep.graph.edit import attribute
+from halfstep.graph.operators import WeightedLayer
 from halfstep.grid import Grid, Quantized
 from halfstep.quantizers import UniformQuantizer
 from halfstep.steps.abstract import STEPS, AbstractStep, Context
@@ -46,10 +47,14 @@ class RestoreWeightStatistics(AbstractStep):
                 raise RecipeError(f"The step '{self.name}' works on quantized weights: put it behind 'round' in the recipe.")
             codes = quantizer.quantize(attribute(graph, source))
             exact = attribute(context.reference, twins[source.meta["name"]])
-            factor = spread_ratio(exact, codes.dequantize(), codes.grid)
-            scale = (codes.scale.double() * factor.view(codes.scale.shape)).to(codes.scale.dtype)
-            store(graph, layer, Quantized(codes.codes, scale, codes.zero_point.clone(), codes.grid))
+            rescale(graph, layer, codes, spread_ratio(exact, codes.dequantize(), codes.grid))
         return graph
+
+
+def rescale(graph: GraphModule, layer: WeightedLayer, weight: Quantized, factor: Tensor) -> None:
+    """Store the layer's quantized ``weight`` with its scales multiplied by ``factor``, one for each of them; the codes stay."""
+    scale = (weight.scale.double() * factor.view(weight.scale.shape)).to(weight.scale.dtype)
+    store(graph, layer, Quantized(weight.codes, scale, weight.zero_point.clone(), weight.grid))
 
 
 def spread_ratio(exact: Tensor, quantized: Tensor, grid: Grid) -> Tensor:

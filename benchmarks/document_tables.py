@@ -1,0 +1,163 @@
+"""Write the measured figures into README.md and docs/: between the marks ``<!-- results ... -->`` and ``<!-- /results -->``.
+
+    python benchmarks/document_tables.py
+
+Reads what the other scripts left in ``results/`` and measures nothing. A document whose results are not there stays as it is.
+"""
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+from harness.targets import full_cost
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+NETWORKS = {"resnet20": "ResNet-20", "resnet32": "ResNet-32", "resnet56": "ResNet-56", "resnet8_mlperf": "ResNet-8", "nin": "NiN"}
+TOOLS = {
+    "float": "float",
+    "halfstep": "halfstep",
+    "ort_default": "ONNX Runtime, defaults",
+    "ort_best": "ONNX Runtime, best setting",
+    "nncf_torch": "NNCF, torch module",
+    "nncf_fx": "NNCF, torch.export",
+    "nncf_onnx": "NNCF, ONNX",
+    "nncf_onnx_light": "NNCF, ONNX, cheapest",
+}
+SETTINGS_SHOWN = {
+    "w4_tensor": "W4, per tensor",
+    "w4_channel": "W4",
+    "w3_channel": "W3",
+    "w2_channel": "W2",
+    "w4a8": "W4A8",
+    "w4a4": "W4A4",
+}
+ROUNDINGS_SHOWN = {
+    "halfstep_nearest": "nearest",
+    "halfstep_coordinate_descent": "coordinate descent",
+    "halfstep_gptq": "GPTQ",
+    "halfstep_lattice": "**lattice**",
+    "halfstep_lattice_wide": "lattice, inputs and operands of additions at 8 bits",
+    "halfstep_adaround_1000": "AdaRound, 1,000 iterations",
+    "halfstep_adaround_positions": "AdaRound, 10,000 iterations, 16 positions",
+    "halfstep_adaround": "AdaRound, 10,000 iterations",
+    "halfstep_ste_1000": "straight-through, 1,000 iterations",
+    "aimet_nearest": "AIMET, nearest",
+    "aimet_sqnr": "AIMET, nearest, SQNR ranges",
+    "aimet_cle_bc": "AIMET, CLE and bias correction",
+    "aimet_seq_mse": "AIMET, sequential MSE",
+    "aimet_adaround_1000": "AIMET, AdaRound, 1,000 iterations",
+    "brevitas_nearest": "Brevitas, nearest",
+    "brevitas_gptq": "Brevitas, GPTQ",
+    "brevitas_gpfq": "Brevitas, GPFQ",
+    "mct_ptq": "MCT",
+    "mct_gptq": "MCT, gradient-based",
+}
+
+
+def row(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def accuracy(results: dict[str, Any]) -> list[str]:
+    """Top-1 of every tool on every network, and the mean and worst loss in points."""
+    top1 = {tool: [results["rows"][f"{network}/{tool}"]["evaluation"]["top1"] for network in NETWORKS] for tool in TOOLS}
+    lines = [row(["network", *TOOLS.values()]), row(["---", *["---:"] * len(TOOLS)])]
+    for index, name in enumerate(NETWORKS.values()):
+        lines.append(row([name, *(f"{top1[tool][index]:.2f}" for tool in TOOLS)]))
+    losses = {tool: [exact - value for exact, value in zip(top1["float"], top1[tool], strict=True)] for tool in TOOLS}
+    lines.append(row(["mean loss", *(f"{mean(losses[tool]):.2f}" for tool in TOOLS)]))
+    lines.append(row(["worst loss", *(f"{max(losses[tool]):.2f}" for tool in TOOLS)]))
+    return lines
+
+
+def cost(results: dict[str, Any]) -> list[str]:
+    """Means over the networks; latency as the mean of each network's ratio to float."""
+    lines = [row(["tool", "CPU seconds", "peak memory, MB", "file, kB", "latency, float / int8"]), row(["---", *["---:"] * 4])]
+    for tool, name in TOOLS.items():
+        rows = [results["rows"][f"{network}/{tool}"] for network in NETWORKS]
+        seconds = mean(median(run["cpu_seconds"] for run in entry["runs"]) for entry in rows)
+        memory = mean(median(run["peak_rss_bytes"] for run in entry["runs"]) for entry in rows) / 1e6
+        size = mean(entry["file_bytes"] for entry in rows) / 1e3
+        ratios = [results["latency"][network][tool]["float_ratio_median"] for network in NETWORKS]
+        lines.append(row([name, f"{seconds:.1f}", f"{memory:.0f}", f"{size:.0f}", f"{mean(ratios):.2f}"]))
+    return lines
+
+
+def memory(results: dict[str, Any]) -> list[str]:
+    lines = [row(["images", "peak memory, MB"]), row(["---:", "---:"])]
+    return lines + [row([f"{entry['samples']:,}", f"{entry['peak_rss_bytes'] / 1e6:.0f}"]) for entry in results["rows"]]
+
+
+def rounding(results: dict[str, Any]) -> list[str]:
+    """ResNet-20: points lost to float by every row in every setting, and CPU seconds (their range over the settings)."""
+    rows = results["rows"]
+    exact = rows["resnet20/w4_tensor/float"]["top1"]
+    lines = [row(["row", *SETTINGS_SHOWN.values(), "CPU s", "at 10,000 it."]), row(["---", *["---:"] * (len(SETTINGS_SHOWN) + 2)])]
+    for name, title in ROUNDINGS_SHOWN.items():
+        found = {setting: rows.get(f"resnet20/{setting}/{name}", {}) for setting in SETTINGS_SHOWN}
+        measured = [entry for entry in found.values() if "top1" in entry]
+        if measured:
+            cells = [f"{exact - entry['top1']:.2f}" if "top1" in entry else "" for entry in found.values()]
+            scaled = [full_cost(entry) for entry in measured if "loop_cpu_seconds" in entry]
+            lines.append(row([title, *cells, spread(entry["method_cpu_seconds"] for entry in measured), spread(scaled)]))
+    return lines
+
+
+def other_networks(results: dict[str, Any]) -> list[str]:
+    """Points lost by nearest and by the lattice solver on the other networks."""
+    rows = results["rows"]
+    lines = [row(["network", "row", *SETTINGS_SHOWN.values(), "CPU s"]), row(["---", "---", *["---:"] * (len(SETTINGS_SHOWN) + 1)])]
+    for network in ("resnet56", "resnet8_mlperf", "nin"):
+        exact = rows.get(f"{network}/w4_tensor/float", {}).get("top1")
+        for name in ("halfstep_nearest", "halfstep_gptq", "halfstep_lattice", "mct_ptq"):
+            found = [rows.get(f"{network}/{setting}/{name}", {}) for setting in SETTINGS_SHOWN]
+            measured = [entry for entry in found if "top1" in entry]
+            if exact is not None and measured:
+                cells = [f"{exact - entry['top1']:.2f}" if "top1" in entry else "" for entry in found]
+                seconds = spread(entry["method_cpu_seconds"] for entry in measured)
+                lines.append(row([NETWORKS[network], ROUNDINGS_SHOWN[name], *cells, seconds]))
+    return lines
+
+
+def spread(seconds: Iterable[float]) -> str:
+    """ "5 … 7", or nothing."""
+    found = sorted(seconds)
+    if not found:
+        return ""
+    low, high = (f"{value:.0f}" if value >= 10 else f"{value:.1f}" for value in (found[0], found[-1]))
+    return low if low == high else f"{low} … {high}"
+
+
+def stored(name: str) -> dict[str, Any] | None:
+    path = HERE / "results" / f"{name}.json"
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def write(document: Path, blocks: list[list[str]]) -> None:
+    """Put the blocks between the document's marks."""
+    text = "\n\n".join("\n".join(block) for block in blocks)
+    mark = re.compile(r"(<!-- results:[^>]*-->\n).*(<!-- /results -->)", re.DOTALL)
+    document.write_text(mark.sub(lambda match: f"{match[1]}\n{text}\n\n{match[2]}", document.read_text()))
+
+
+def main() -> None:
+    peers, counts = stored("int8_ptq"), stored("calibration_memory")
+    if peers is not None and counts is not None:
+        blocks = [
+            ["### Accuracy (top-1 in %)", "", *accuracy(peers)],
+            ["### Cost and speed (means over the networks)", "", *cost(peers)],
+            ["### Memory against the number of calibration images (ResNet-20)", "", *memory(counts)],
+        ]
+        write(ROOT / "README.md", blocks)
+    below = stored("rounding")
+    if below is not None:
+        blocks = [["ResNet-20, points of top-1 lost:", "", *rounding(below)], ["Other networks:", "", *other_networks(below)]]
+        write(ROOT / "docs" / "rounding.md", blocks)
+
+
+if __name__ == "__main__":
+    main()
