@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import halfstep as hs
 import zoo
 from halfstep.errors import RecipeError
 from halfstep.graph.edges import behind_quantizer, quantizer_of
@@ -71,3 +72,18 @@ def test_it_comes_behind_the_rounding() -> None:
     graph = PlaceQuantizers().apply(zoo.captured("bias_free"), context)
     with pytest.raises(RecipeError, match="'restore_weight_statistics' works on quantized weights: put it behind 'round'"):
         RestoreWeightStatistics().apply(graph, context)
+
+
+def test_scales_that_a_shift_stands_for_stay() -> None:
+    recipe = hs.Recipe.parse(
+        {
+            "name": "shifted",
+            "scheme": {"weights": {"type": "int4"}, "requantization": "single_shift"},
+            "steps": ["fold_batch_norm", "place_quantizers", "calibrate", {"round": {"method": "nearest"}}, "restore_weight_statistics"],
+        }
+    )
+    result = hs.quantize(zoo.ZOO["residual"].model(), zoo.calibration_of("residual"), recipe)
+    assert any("restore_weight_statistics" in note for note in result.record.notes)
+    hs.lower(result)
+    assert result.record.program is not None
+    assert max(found.rescale_error for found in result.record.program.operators if found.kind == "conv") < 1e-6

@@ -28,6 +28,7 @@ from halfstep.grid import Grid, Quantized
 from halfstep.quantizers import UniformQuantizer
 from halfstep.steps.abstract import STEPS, AbstractStep, Context
 from halfstep.steps.round import layers_to_round, store
+from halfstep.steps.shift_scales import has_shifts
 
 
 @final
@@ -38,7 +39,11 @@ class RestoreWeightStatistics(AbstractStep):
     quantizes: ClassVar[bool] = True
 
     def apply(self, graph: GraphModule, context: Context) -> GraphModule:
-        """New scales, the same codes."""
+        """New scales, the same codes. Where a shift has to stand for the scales they are not free, and nothing is done."""
+        if has_shifts(context.scheme.requantization):
+            mode = context.scheme.requantization
+            context.notes.append(f"The step '{self.name}' left the weights as they are: {mode} needs the scales they have.")
+            return graph
         twins = {} if context.reference is None else {node.meta["name"]: node for node in context.reference.graph.nodes}
         for layer in layers_to_round(graph):
             quantizer, source = quantizer_of(layer.weight), behind_quantizer(layer.weight)
