@@ -199,12 +199,19 @@ def test_defaults_are_those_of_the_paper() -> None:
     paper = {
         "num_iterations": 10_000,
         "batch_size": 32,
-        "learning_rate": 1e-3,
+        "learning_rate": None,
         "regularization": 0.01,
         "warm_up": 0.2,
         "num_positions": None,
     }
     annealing = {"beta_start": 20.0, "beta_end": 2.0, "schedule": "cosine", "relaxation": "rectified_sigmoid", "zeta": 1.1, "gamma": -0.1}
     assert AdaRound() == ROUNDINGS.create({"adaround": {**paper, **annealing, "is_asymmetric": True, "with_activation": True}})
+    assert AdaRound().rate == 1e-3
     with pytest.raises(RecipeError, match="relaxation"):
         ROUNDINGS.create({"adaround": {"relaxation": "hopfield"}})
+
+
+@pytest.mark.parametrize(("num_iterations", "rate"), [(20_000, 1e-3), (10_000, 1e-3), (1_000, 0.01), (20, 0.05)])
+def test_fewer_iterations_take_larger_steps(num_iterations: int, rate: float) -> None:
+    assert AdaRound(num_iterations=num_iterations).rate == pytest.approx(rate)
+    assert AdaRound(num_iterations=num_iterations, learning_rate=0.3).rate == 0.3

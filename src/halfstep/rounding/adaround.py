@@ -13,9 +13,11 @@ is summed over channels and averaged over samples and positions; λ = 0.01; no f
 Without an activation function (`with_activation: false`) and with x in place of x̂ (`is_asymmetric: false`) the loss is (21). Table 3:
 `relaxation: sigmoid` (ζ = 1, γ = 0) and `relaxation: temperature` (h = σ(V / T), T lowered instead of f_reg).
 
-Deviations. A weight that lies on the grid, or whose neighbours are not both on it, has nothing to decide and stays (equations 9 and 10 have
-one candidate there). The descent ends early when every h is 0 or 1 and Adam's momentum cannot bring one back: all gradients are 0 from then
-on, so that the result is that of all iterations.
+Deviations. Adam moves an entry of V by about its learning rate a step: with the paper's 0.001 a thousand steps cannot carry a V of 2 to the
+other side. Fewer than 10,000 iterations therefore take a larger one by default, 10 / iterations and at most 0.05. A weight that lies on the
+grid, or whose neighbours are not both on it, has nothing to decide and stays (equations 9 and 10 have one candidate there). The descent
+ends early when every h is 0 or 1 and Adam's momentum cannot bring one back: all gradients are 0 from then on, so that the result is that of
+all iterations.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ _REPORT_EVERY = 100  # iterations between two calls of `progress`, and between t
 class AdaRound(AbstractRounding):
     """Learned rounding (Nagel et al. 2020).
 
-    num_iterations, batch_size, learning_rate: of Adam. regularization: λ. warm_up: share of the iterations without f_reg (at the first
+    num_iterations, batch_size: of Adam. learning_rate: of Adam; None: 0.001 as in the paper, and more in fewer than 10,000 iterations, see
+    above. regularization: λ. warm_up: share of the iterations without f_reg (at the first
     temperature). beta_start, beta_end, schedule: how β is annealed. relaxation: what h is, see above. zeta, gamma: of the rectified
     sigmoid. temperature_start, temperature_end: T, annealed by the same schedule. is_asymmetric: whether the layer's input is the one
     behind the quantized layers. with_activation: whether the activation function is in the loss. num_positions: output positions drawn of
@@ -49,7 +52,7 @@ class AdaRound(AbstractRounding):
 
     num_iterations: int = Field(default=10_000, ge=1)
     batch_size: int = Field(default=32, ge=1)
-    learning_rate: float = Field(default=1e-3, gt=0)
+    learning_rate: float | None = Field(default=None, gt=0)
     regularization: float = Field(default=0.01, ge=0)
     warm_up: float = Field(default=0.2, ge=0, lt=1)
     beta_start: float = Field(default=20.0, gt=1)
@@ -66,6 +69,11 @@ class AdaRound(AbstractRounding):
 
     uses_samples: ClassVar[bool] = True
     has_independent_rows: ClassVar[bool] = True
+
+    @property
+    def rate(self) -> float:
+        """The learning rate: the given one, or the one with which V gets as far as in the paper's 10,000 iterations of 0.001."""
+        return self.learning_rate or min(0.05, max(1e-3, 10 / self.num_iterations))
 
     def round(self, problem: RoundingProblem, generator: torch.Generator) -> Quantized:
         """One code for each weight: the one below it or the one above."""
@@ -89,7 +97,7 @@ class AdaRound(AbstractRounding):
         loss = layer_loss(problem, generator, **choice, num_positions=self.num_positions)
         V, step, base = (loss.laid_out(tensor) for tensor in (V.clone(), problem.step(), below * problem.step()))
         sizes = (self.batch_size, self.num_iterations)
-        relaxation, adam = self._relaxation(), Adam(V, self.learning_rate)
+        relaxation, adam = self._relaxation(), Adam(V, self.rate)
         for index, chosen in enumerate(minibatches(loss.num_samples, *sizes, generator, problem.weight.device)):
             if index % _REPORT_EVERY == 0:
                 problem.progress(index / self.num_iterations)
