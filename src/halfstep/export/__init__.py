@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 from torch.fx import GraphModule
 
+from halfstep.integer.program import IntegerProgram
 from halfstep.report.record import ExportCheck
+
+if TYPE_CHECKING:
+    from halfstep.export.c99 import CExport
+    from halfstep.export.integer_onnx import OnnxIntegerExport
 
 
 class Exportable(Protocol):
@@ -33,4 +38,18 @@ def onnx(result: Exportable, path: str | Path) -> ExportCheck:
     return check
 
 
-__all__ = ["Exportable", "onnx"]
+def c(program: IntegerProgram, directory: str | Path, inputs: tuple[Tensor, ...] | None = None, force: bool = False) -> CExport:
+    """Write ``program`` as C99 with a self test into ``directory``; see `export.c99.export_c`."""
+    from halfstep.export.c99 import export_c
+
+    return export_c(program, directory, inputs, force)
+
+
+def onnx_integer(program: IntegerProgram, path: str | Path, inputs: tuple[Tensor, ...] | None = None) -> OnnxIntegerExport:
+    """Write ``program`` as ONNX with integers alone, equal to the interpreter; see `export.integer_onnx.export_onnx_integer`."""
+    from halfstep.export.integer_onnx import export_onnx_integer
+
+    return export_onnx_integer(program, Path(path), inputs)
+
+
+__all__ = ["Exportable", "c", "onnx", "onnx_integer"]
