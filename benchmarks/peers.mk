@@ -1,6 +1,6 @@
 # Environments of the tools that the benchmarks run beside halfstep: one virtual environment a tool, so that their requirements
 # never meet halfstep's. Included by the main Makefile; every command runs from the project root.
-#   make bench-nncf-env                                      .venv-nncf (also bench-aimet-env, bench-brevitas-env, bench-mct-env)
+#   make bench-nncf-env                                      .venv-nncf (also bench-{aimet,brevitas,mct,aidge}-env)
 #   make bench-nncf-env NNCF_VENV=/some/folder               elsewhere; tell the benchmark with --venv nncf=/some/folder
 #   make bench-nncf-env PEER_PIP_FLAGS="--extra-index-url …"   e.g. an index that holds CPU-only torch wheels
 # ONNX Runtime's own quantizer needs no environment: it is part of onnxruntime, which halfstep's environment already has.
@@ -10,11 +10,12 @@ NNCF_VENV ?= .venv-nncf
 AIMET_VENV ?= .venv-aimet
 BREVITAS_VENV ?= .venv-brevitas
 MCT_VENV ?= .venv-mct
+AIDGE_VENV ?= .venv-aidge
 PEER_CONSTRAINTS := benchmarks/constraints-
 
-.PHONY: bench-nncf-env bench-aimet-env bench-brevitas-env bench-mct-env bench-peer-envs bench-clean-envs
+.PHONY: bench-nncf-env bench-aimet-env bench-brevitas-env bench-mct-env bench-aidge-env bench-peer-envs bench-clean-envs
 
-bench-peer-envs: bench-nncf-env bench-aimet-env bench-brevitas-env bench-mct-env
+bench-peer-envs: bench-nncf-env bench-aimet-env bench-brevitas-env bench-mct-env bench-aidge-env
 
 bench-nncf-env: $(NNCF_VENV)/.complete
 
@@ -54,5 +55,15 @@ $(MCT_VENV)/.complete: $(PEER_CONSTRAINTS)mct.txt
 	PYTHONPATH=benchmarks $(MCT_VENV)/bin/python -c "$(STUB); import model_compression_toolkit"
 	touch $@
 
+# The peer of the integer benchmark. Its packages are separate wheels that must have one version.
+bench-aidge-env: $(AIDGE_VENV)/.complete
+
+$(AIDGE_VENV)/.complete: $(PEER_CONSTRAINTS)aidge.txt
+	$(PEER_PYTHON) -m venv $(AIDGE_VENV)
+	$(AIDGE_VENV)/bin/python -m pip install --quiet $(PEER_PIP_FLAGS) --constraint $< \
+		aidge-core aidge-quantization aidge-backend-cpu aidge-onnx
+	$(AIDGE_VENV)/bin/python -c "import aidge_core, aidge_backend_cpu, aidge_onnx, aidge_quantization"
+	touch $@
+
 bench-clean-envs:
-	rm -rf $(NNCF_VENV) $(AIMET_VENV) $(BREVITAS_VENV) $(MCT_VENV)
+	rm -rf $(NNCF_VENV) $(AIMET_VENV) $(BREVITAS_VENV) $(MCT_VENV) $(AIDGE_VENV)

@@ -15,7 +15,6 @@ values the weights of the first layer have, at most any layer between, and the l
 """
 
 import argparse
-import json
 import os
 import sys
 from dataclasses import asdict, dataclass
@@ -28,8 +27,8 @@ from harness.data import data_folder
 from harness.rounding_rows import FLOAT_SETTING, NETWORKS, QUICK_ROWS, QUICK_SETTINGS, ROWS, Row
 from harness.rounding_tables import print_setting, print_targets
 from harness.settings import SETTINGS
-from harness.store import HERE, Store, chosen_names, interpreters
-from harness.tools import AIMET, BREVITAS, INSTALL, MCT
+from harness.store import HERE, Store, agreement, chosen_names, interpreters
+from harness.tools import AIMET, BREVITAS, MCT
 
 LIMIT_SECONDS = 6 * 3600.0
 
@@ -64,36 +63,21 @@ class Benchmark(Store):
             return
         self.console.log(f"{key} {' '.join(row.options)}")
         entry: dict[str, Any] = {"options": list(row.options), "note": row.note, "rule": SETTINGS[setting].rule}
-        if self.pythons[row.environment].is_file():
-            entry |= self._measure(network, setting, row)
-        else:
-            entry["missing"] = f"not installed: run {INSTALL[row.environment]}"
-        self.results["rows"][key] = entry
+        self.results["rows"][key] = entry | self._measure(network, setting, row)
         self.save()
 
     def _measure(self, network: str, setting: str, row: Row) -> dict[str, Any]:
-        made, log = self.work / f"{network}.{setting}.{row.name}.json", f"{network}.{setting}.{row.name}.log"
-        made.unlink(missing_ok=True)
         images = self.calibration(network, self.settings.samples, self.settings.seed)
-        arguments = ["-m", f"peers.{Path(row.script).stem}", "--network", network, "--setting", setting, "--calibration", str(images)]
-        arguments += ["--out", str(made), "--seed", str(self.settings.seed), *row.options]
+        arguments = ["--network", network, "--setting", setting, "--calibration", str(images)]
+        arguments += ["--seed", str(self.settings.seed), *row.options]
         arguments += [] if self.settings.images is None else ["--images", str(self.settings.images)]
-        done = self.run(self.pythons[row.environment], arguments, log)
-        process = done.as_json() | {"log_tail": ""}
-        if done.return_code != 0 or not made.is_file():
-            return {"missing": f"failed: {done.log_tail.splitlines()[-1:]}; see {log}", "process": process}
-        found = dict(json.loads(made.read_text()))
-        found["agreement"] = self._agreement(network, found["predictions"])
-        if row.name != "float":
-            del found["predictions"]
-        return found | {"process": process}
-
-    def _agreement(self, network: str, predictions: str) -> float | None:
-        """Percent of images on which the float network says the same."""
-        exact = self.results["rows"].get(f"{network}/{FLOAT_SETTING}/float", {}).get("predictions")
-        if exact is None:
-            return None
-        return 100.0 * sum(a == b for a, b in zip(predictions, exact, strict=True)) / len(exact)
+        found = self.made_row(row.environment, row.script, arguments, f"{network}.{setting}.{row.name}")
+        if "top1" in found:
+            exact = self.results["rows"].get(f"{network}/{FLOAT_SETTING}/float", {}).get("predictions")
+            found["agreement"] = agreement(found["predictions"], exact)
+            if row.name != "float":
+                del found["predictions"]
+        return found
 
 
 def _arguments() -> argparse.Namespace:

@@ -1,6 +1,7 @@
 """The CIFAR-10 images and trained networks, found beside the project, and the calibration images that every tool gets.
 
 python -m harness.data --network resnet20 --samples 512 --seed 0 --out calibration.npy
+python -m harness.data --network resnet20 --validation --out validation.npz        for peers whose environment has no torch
 """
 
 import argparse
@@ -47,14 +48,27 @@ def write_calibration(network: str, samples: int, seed: int, out: Path) -> None:
     np.save(out, module.normalize(images[chosen], network).numpy())
 
 
+def write_validation(network: str, out: Path) -> None:
+    """Save the validation images as the float32 [N,3,32,32] that ``network`` expects, and their labels [N]."""
+    import numpy as np
+
+    module = networks_module()
+    images, labels = module.load_split("validation")
+    np.savez(out, inputs=module.normalize(images, network).numpy(), labels=labels)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--network", choices=NETWORKS, required=True)
     parser.add_argument("--samples", type=int, default=512)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--validation", action="store_true", help="the validation images and their labels, all of them")
     given = parser.parse_args()
-    write_calibration(given.network, given.samples, given.seed, given.out)
+    if given.validation:
+        write_validation(given.network, given.out)
+    else:
+        write_calibration(given.network, given.samples, given.seed, given.out)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the scripts of the rounding benchmark share: command line, the two marks around the method, evaluation, the row they write.
+"""What the scripts of the rounding and the integer benchmark share: command line, marks around the method, evaluation, the row.
 
 Kept free of torch at import time, as ``harness.peer``.
 """
@@ -18,13 +18,19 @@ if TYPE_CHECKING:
 IMPORTED, READY, QUANTIZED = "imported", "model in memory", "quantized"
 
 
-def rounding_parser(description: str | None, methods: tuple[str, ...]) -> argparse.ArgumentParser:
-    """The arguments that the driver gives to every script; a script adds its own options."""
+def evaluation_arguments(description: str | None) -> argparse.ArgumentParser:
+    """The arguments of every script that writes a row; a script adds its own options."""
     parser = peer_parser(description, out="the JSON file with the row")
-    parser.add_argument("--setting", choices=tuple(SETTINGS), required=True)
-    parser.add_argument("--method", choices=methods, required=True)
     parser.add_argument("--images", type=int, default=None, help="validation images to evaluate; all without it")
     parser.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+def rounding_parser(description: str | None, methods: tuple[str, ...]) -> argparse.ArgumentParser:
+    """Those, and the ones that the driver of the rounding benchmark gives to every script."""
+    parser = evaluation_arguments(description)
+    parser.add_argument("--setting", choices=tuple(SETTINGS), required=True)
+    parser.add_argument("--method", choices=methods, required=True)
     return parser
 
 
@@ -61,12 +67,16 @@ def write_row(
     from harness.simulation import describe_levels, predictions
 
     top1, found = predictions(model, given.network, given.images)
+    store_row(given, marks, top1, found, levels=describe_levels(levels) if levels else {}, **more)
+
+
+def store_row(given: argparse.Namespace, marks: Marks, top1: float, found: list[int], **more: Any) -> None:
+    """Write the row of a network that was evaluated: ``top1`` in percent, the class ``found`` for each image, and ``more``."""
     marks.reach("evaluated")
     row = {
         "top1": top1,
         "images": len(found),
         "predictions": "".join(str(digit) for digit in found),
-        "levels": describe_levels(levels) if levels else {},
         "marks": marks.as_json(),
         "method_cpu_seconds": marks.cpu[QUANTIZED] - marks.cpu[READY],
         "method_wall_seconds": marks.wall[QUANTIZED] - marks.wall[READY],

@@ -8,7 +8,7 @@ from typing import Any
 from harness.data import ROOT
 from harness.machine import commit, machine_facts, versions
 from harness.measured import Measured, run_measured
-from harness.tools import OWN
+from harness.tools import INSTALL, OWN
 
 HERE = Path(__file__).resolve().parents[1]
 
@@ -63,3 +63,22 @@ class Store:
         if not path.is_file():
             self.module("data", "--network", network, "--samples", str(samples), "--seed", str(seed), "--out", str(path))
         return path
+
+    def made_row(self, environment: str, script: str, arguments: list[str], name: str) -> dict[str, Any]:
+        """What ``script`` in peers/ wrote to its ``--out``, with the costs of its process; or why there is nothing."""
+        if not self.pythons[environment].is_file():
+            return {"missing": f"not installed: run {INSTALL[environment]}"}
+        made, log = self.work / f"{name}.json", f"{name}.log"
+        made.unlink(missing_ok=True)
+        done = self.run(self.pythons[environment], ["-m", f"peers.{Path(script).stem}", *arguments, "--out", str(made)], log)
+        process = done.as_json() | {"log_tail": ""}
+        if done.return_code != 0 or not made.is_file():
+            return {"missing": f"failed with {done.return_code}: {done.log_tail.splitlines()[-1:]}; see {log}", "process": process}
+        return dict(json.loads(made.read_text())) | {"process": process}
+
+
+def agreement(predictions: str, exact: str | None) -> float | None:
+    """Percent of images on which the float network, whose classes are ``exact``, says the same."""
+    if exact is None:
+        return None
+    return 100.0 * sum(a == b for a, b in zip(predictions, exact, strict=True)) / len(exact)

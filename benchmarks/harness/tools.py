@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 OWN = "halfstep"  # the environment that the benchmark itself runs in
-NNCF, AIMET, BREVITAS, MCT = "nncf", "aimet", "brevitas", "mct"
-INSTALL = {OWN: "make bench"} | {peer: f"make bench-{peer}-env" for peer in (NNCF, AIMET, BREVITAS, MCT)}
+NNCF, AIMET, BREVITAS, MCT, AIDGE = "nncf", "aimet", "brevitas", "mct", "aidge"
+INSTALL = {OWN: "make bench"} | {peer: f"make bench-{peer}-env" for peer in (NNCF, AIMET, BREVITAS, MCT, AIDGE)}
 
 
 @dataclass(frozen=True)

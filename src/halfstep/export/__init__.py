@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Protocol
 from torch import Tensor
 from torch.fx import GraphModule
 
+from halfstep.integer.interpreter import as_tuple
 from halfstep.integer.program import IntegerProgram
 from halfstep.report.record import ExportCheck
 
 if TYPE_CHECKING:
     from halfstep.export.c99 import CExport
     from halfstep.export.integer_onnx import OnnxIntegerExport
+
+
+Inputs = Tensor | tuple[Tensor, ...]
 
 
 class Exportable(Protocol):
@@ -38,18 +42,18 @@ def onnx(result: Exportable, path: str | Path) -> ExportCheck:
     return check
 
 
-def c(program: IntegerProgram, directory: str | Path, inputs: tuple[Tensor, ...] | None = None, force: bool = False) -> CExport:
+def c(program: IntegerProgram, directory: str | Path, inputs: Inputs | None = None, force: bool = False) -> CExport:
     """Write ``program`` as C99 with a self test into ``directory``; see `export.c99.export_c`."""
     from halfstep.export.c99 import export_c
 
-    return export_c(program, directory, inputs, force)
+    return export_c(program, directory, None if inputs is None else as_tuple(inputs), force)
 
 
-def onnx_integer(program: IntegerProgram, path: str | Path, inputs: tuple[Tensor, ...] | None = None) -> OnnxIntegerExport:
+def onnx_integer(program: IntegerProgram, path: str | Path, inputs: Inputs | None = None) -> OnnxIntegerExport:
     """Write ``program`` as ONNX with integers alone, equal to the interpreter; see `export.integer_onnx.export_onnx_integer`."""
     from halfstep.export.integer_onnx import export_onnx_integer
 
-    return export_onnx_integer(program, Path(path), inputs)
+    return export_onnx_integer(program, Path(path), None if inputs is None else as_tuple(inputs))
 
 
 __all__ = ["Exportable", "c", "onnx", "onnx_integer"]

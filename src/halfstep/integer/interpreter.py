@@ -19,8 +19,14 @@ BATCH_SIZE = 32  # the codes of a layer stay in the cache
 See = Callable[[str, Tensor], None]
 
 
-def quantize_inputs(program: IntegerProgram, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def as_tuple(inputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The inputs of a network, of which a single one may stand for itself."""
+    return (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+
+
+def quantize_inputs(program: IntegerProgram, inputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Real inputs [N, ...] as codes, int32: divided by the scale in float32 and rounded half to even, as ONNX QuantizeLinear does."""
+    inputs = as_tuple(inputs)
     _check_inputs(program, inputs)
     codes = []
     for name, x in zip(program.inputs, inputs, strict=True):
@@ -36,11 +42,12 @@ def dequantize_outputs(program: IntegerProgram, outputs: tuple[Tensor, ...]) -> 
     return tuple((codes.double() - value.zero_point) * value.scale for codes, value in zip(outputs, values, strict=True))
 
 
-def run(program: IntegerProgram, inputs: tuple[Tensor, ...], see: See | None = None) -> tuple[Tensor, ...]:
+def run(program: IntegerProgram, inputs: Tensor | tuple[Tensor, ...], see: See | None = None) -> tuple[Tensor, ...]:
     """The codes of the outputs, int32 [N, ...], from codes of the inputs, integers [N, ...].
 
     see: called with (name, codes) of every value of every part of the batch. Raises `DataError` where the inputs do not fit.
     """
+    inputs = as_tuple(inputs)
     _check_inputs(program, inputs)
     parts = [
         _run_part(program, tuple(x[start : start + BATCH_SIZE] for x in inputs), see) for start in range(0, len(inputs[0]), BATCH_SIZE)

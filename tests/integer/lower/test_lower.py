@@ -176,3 +176,10 @@ def test_lowering_leaves_the_result_as_it_was() -> None:
     hs.lower(result)
     assert all(torch.equal(before[name], tensor) for name, tensor in result.model.state_dict().items())
     assert dataclasses.replace(result.record, program=None, bytes=record.bytes) == record
+
+
+def test_a_single_input_may_stand_for_itself() -> None:
+    program = hs.lower(zoo.quantized("residual"))
+    (x,) = zoo.ZOO["residual"].inputs(3)
+    codes = quantize_inputs(program, x)
+    assert torch.equal(run(program, codes[0])[0], run(program, quantize_inputs(program, (x,)))[0])
