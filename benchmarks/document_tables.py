@@ -56,6 +56,24 @@ ROUNDINGS_SHOWN = {
     "mct_ptq": "MCT",
     "mct_gptq": "MCT, gradient-based",
 }
+PROGRAMS_SHOWN = {
+    "float": "float network",
+    "normalize_fixed_point_32": "W8A8 `normalize`, `fixed_point_32`",
+    "normalize_fixed_point_16": "W8A8 `normalize`, `fixed_point_16`",
+    "normalize_double_shift": "W8A8 `normalize`, `double_shift`",
+    "normalize_single_shift": "W8A8 `normalize`, `single_shift`",
+    "normalize_kl": "W8A8 `normalize-kl`",
+    "normalize_w4a8": "W4A8 `normalize-w4a4 --activations uint8`",
+    "normalize_w4a4": "W4A4 `normalize-w4a4`",
+    "lattice_w4a8": "W4A8 `lattice-w4a8`",
+    "lattice_w4a4": "W4A4 `lattice-w4a4`",
+    "aidge_w8a8_tensor": "Aidge W8A8, per tensor",
+    "aidge_w8a8_channel": "Aidge W8A8, per channel",
+    "aidge_w8a8_channel_shift": "Aidge W8A8, per channel, single shift",
+    "aidge_w4a4_tensor": "Aidge W4A4, per tensor",
+    "aidge_w4a4_channel": "Aidge W4A4, per channel",
+    "aidge_w4a4_channel_plain": "Aidge W4A4, per channel, no equalization",
+}
 
 
 def row(cells: list[str]) -> str:
@@ -123,6 +141,31 @@ def other_networks(results: dict[str, Any]) -> list[str]:
     return lines
 
 
+def integer_programs(results: dict[str, Any]) -> list[str]:
+    """Top-1 of the integer program on every network, and on ResNet-20 its kB and the CPU seconds of the whole process; 256 images."""
+    networks = ("resnet20", "resnet56", "resnet8_mlperf", "nin")
+    lines = [row(["row", *(NETWORKS[name] for name in networks), "kB", "CPU s"]), row(["---", *["---:"] * (len(networks) + 2)])]
+    for name, title in PROGRAMS_SHOWN.items():
+        found = [results["rows"].get(f"{network}/256/{name}", {}) for network in networks]
+        if not any("top1" in entry for entry in found):
+            continue
+        cells = [f"{entry['top1']:.2f}" if "top1" in entry else "" for entry in found]
+        size = f"{found[0]['weight_bytes'] / 1e3:.0f}" if found[0].get("weight_bytes") else ""
+        seconds = f"{found[0]['marks']['cpu']['quantized']:.1f}" if name != "float" and "marks" in found[0] else ""
+        lines.append(row([title, *cells, size, seconds]))
+    return lines
+
+
+def speed(results: dict[str, Any]) -> list[str]:
+    """CPU milliseconds of one image on one thread, and the ratio to ONNX Runtime's int8 in the same round."""
+    rows = results["rows"]
+    lines = [row(["", *(f"{NETWORKS[name]}, ms | of int8" for name in rows)]), row(["---", *["---:"] * (2 * len(rows))])]
+    for name in next(iter(rows.values()))["ms"]:
+        cells = [f"{entry['ms'][name]:.3f} | {entry['ratio_to_int8'][name]:.2f}" for entry in rows.values()]
+        lines.append(row([name, *cells]))
+    return lines
+
+
 def spread(seconds: Iterable[float]) -> str:
     """ "5 … 7", or nothing."""
     found = sorted(seconds)
@@ -157,6 +200,10 @@ def main() -> None:
     if below is not None:
         blocks = [["ResNet-20, points of top-1 lost:", "", *rounding(below)], ["Other networks:", "", *other_networks(below)]]
         write(ROOT / "docs" / "rounding.md", blocks)
+    programs, c = stored("integer_ptq"), stored("integer_speed")
+    if programs is not None and c is not None:
+        blocks = [["Top-1 of the integer program in %:", "", *integer_programs(programs)], ["Speed:", "", *speed(c)]]
+        write(ROOT / "docs" / "integer_program.md", blocks)
 
 
 if __name__ == "__main__":
