@@ -12,6 +12,7 @@ from halfstep.data import Data, Preprocessing, as_data, load_data
 from halfstep.errors import HalfstepError
 from halfstep.grid import Grid, Quantized
 from halfstep.integer.program import IntegerProgram
+from halfstep.onnx_import.load import load_onnx
 from halfstep.recipes import Recipe
 from halfstep.workflow.evaluate import evaluate, top1
 from halfstep.workflow.load_model import load_model
@@ -23,5 +24,5 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Data", "Grid", "HalfstepError", "IntegerProgram", "Preprocessing", "Quantized", "Recipe", "Result",
-    "as_data", "evaluate", "export", "load", "load_data", "load_model", "lower", "quantize", "top1",
+    "as_data", "evaluate", "export", "load", "load_data", "load_model", "load_onnx", "lower", "quantize", "top1",
 ]  # fmt: skip

@@ -118,11 +118,16 @@ def test_a_missing_network(refuse: Refuse, model: str, says: str) -> None:
     assert says in refuse("quantize", model, "--data", "images.npz", "--out", "run")
 
 
-def test_onnx_input_says_how_to_go_on(refuse: Refuse, here: Path) -> None:
+def test_an_onnx_file_that_is_damaged(refuse: Refuse, here: Path) -> None:
     (here / "net.onnx").write_bytes(b"")
     message = refuse("quantize", "net.onnx", "--data", "images.npz", "--out", "run")
-    assert "ONNX files are not read" in message
-    assert "torch.export" in message
+    assert "'net.onnx'" in message
+    assert "truncated" in message
+
+
+def test_stripping_what_is_no_onnx_file(refuse: Refuse) -> None:
+    message = refuse("quantize", "net.py:small", "--data", "images.npz", "--out", "run", "--strip-quantization")
+    assert "leave --strip-quantization out" in message
 
 
 @pytest.mark.parametrize("name", ["net.pt", "net.pth", "net.bin"])

@@ -66,7 +66,7 @@ def test_weights_for_it(file: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("net.onnx", "not read as input yet"),
+        ("net.onnx", "There is no file"),
         ("net.pth", "is a pickle"),
         ("missing.pt2", "There is no file"),
         ("{file}:number", "returned a int, not an nn.Module"),

@@ -17,12 +17,18 @@ Model = Annotated[
     typer.Argument(
         metavar="MODEL",
         help="The network: 'package.module:factory' or 'path/file.py:factory' (a callable that returns an nn.Module), "
-        "or a .pt2 file written by torch.export.save.",
+        "a .pt2 file written by torch.export.save, or an .onnx file.",
     ),
 ]
 StateDict = Annotated[
     Path | None,
     typer.Option("--state-dict", metavar="FILE", help="Weights for the network that MODEL builds, as .safetensors.", show_default=False),
+]
+StripQuantization = Annotated[
+    bool,
+    typer.Option(
+        "--strip-quantization", help="Read an .onnx file that is quantized already as the float network between its Q and DQ nodes."
+    ),
 ]
 Calibration = Annotated[
     str,

@@ -68,6 +68,7 @@ def quantize(
     ] = False,
     latency: Annotated[bool, typer.Option("--latency", help="Time the exported file in ONNX Runtime against the float network.")] = False,
     state_dict: options.StateDict = None,
+    strip_quantization: options.StripQuantization = False,
     force: options.Force = False,
     json: options.Json = None,
     mean: options.Mean = None,
@@ -94,7 +95,7 @@ def quantize(
     held_out = None if validation is None else load_labelled(validation, calibration.preprocessing, "--validation")
     chosen = chosen.with_preprocessing(calibration.preprocessing)
     run(
-        hs.load_model(model, state_dict),
+        hs.load_model(model, state_dict, strip_quantization),
         calibration,
         chosen,
         out,

@@ -44,7 +44,7 @@ def capture(model: nn.Module | ExportedProgram, inputs: tuple[Tensor, ...]) -> G
     graph = _own_copy(program)
     lift_modules(graph)
     graph.graph.eliminate_dead_code()
-    name_nodes(graph)
+    name_nodes(graph, getattr(model, "input_names", ()))
     _describe(graph)
     graph.delete_all_unused_submodules()
     graph.recompile()

@@ -7,9 +7,11 @@ residual block, is called after its block and itself, "layer1.0:add"; a module u
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from torch.fx import GraphModule, Node
 
+_ONNX_NODE = "halfstep.onnx_import.network.OneOperation"
 _CONTAINERS = ("torch.nn.modules.container", "torch.nn.modules.module")
 
 
@@ -29,11 +31,13 @@ def operator_name(node: Node) -> str:
     return str(schema.name.split("::")[1]) if schema is not None else getattr(node.target, "__name__", str(node.target))
 
 
-def name_nodes(graph: GraphModule) -> None:
-    """Set ``node.meta["name"]`` on every node, unique within the graph."""
+def name_nodes(graph: GraphModule, input_names: Sequence[str] = ()) -> None:
+    """Set ``node.meta["name"]`` on every node, unique within the graph. input_names: of the inputs, where they are not those of forward."""
     uses: Counter[str] = Counter()
+    placeholders = [node for node in graph.graph.nodes if node.op == "placeholder"]
+    given = dict(zip(placeholders, input_names, strict=False))
     for node in graph.graph.nodes:
-        base = _base_name(node)
+        base = given.get(node) or _base_name(node)
         uses[base] += 1
         node.meta["name"] = base if uses[base] == 1 else f"{base}#{uses[base]}"
 
@@ -51,4 +55,6 @@ def _is_one_operator(node: Node) -> bool:
     """Whether the node's module is one of torch.nn's own layers, which stand for a single operator."""
     stack = node.meta["nn_module_stack"]
     kind = str(list(stack.values())[-1][1])
+    if kind == _ONNX_NODE:  # what it computes is the last of its operators
+        return all(module_path(user) != module_path(node) for user in node.users)
     return kind.startswith("torch.nn.modules.") and not kind.startswith(_CONTAINERS)

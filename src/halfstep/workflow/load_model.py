@@ -1,4 +1,4 @@
-"""Where a network comes from: an import path, a file's function, or a ``torch.export`` file."""
+"""Where a network comes from: an import path, a file's function, a ``torch.export`` file, or an ONNX file."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from torch.export import ExportedProgram
 
 from halfstep.errors import ModelError
 from halfstep.imports import import_object
+from halfstep.onnx_import.load import load_onnx
 
 _FORCE_WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 _PICKLED_OBJECTS = ("custom_obj_", "opaque_obj_")  # how torch.export names them in its archive
@@ -26,19 +27,21 @@ _CONVERT = (
 )
 
 
-def load_model(spec: str, state_dict: str | Path | None = None) -> nn.Module | ExportedProgram:
-    """ "package.module:factory" or "path/file.py:factory" (called without arguments, must return an ``nn.Module``), or "network.pt2".
+def load_model(spec: str, state_dict: str | Path | None = None, strip_quantization: bool = False) -> nn.Module | ExportedProgram:
+    """ "package.module:factory" or "path/file.py:factory" (called without arguments, must return an ``nn.Module``), "network.pt2", or
+    "network.onnx".
 
-    state_dict: a safetensors file with weights for the module a factory returns. Raises `ModelError` with the way out.
+    state_dict: a safetensors file with weights for the module a factory returns. strip_quantization: of an ONNX file, see `load_onnx`.
+    Raises `ModelError` with the way out.
     """
-    if spec.endswith(".onnx"):
-        raise ModelError(
-            f"'{spec}': ONNX files are not read as input yet. Pass the PyTorch network it came from "
-            "('package.module:factory' or a torch.export .pt2 file)."
-        )
+    is_onnx = spec.lower().endswith(".onnx")
+    if strip_quantization and not is_onnx:
+        raise ModelError(f"'{spec}' is no ONNX file: leave --strip-quantization out.")
+    if state_dict is not None and (is_onnx or spec.endswith(".pt2")):
+        raise ModelError(f"'{spec}' holds its own weights: leave --state-dict out, or pass the factory the network comes from.")
+    if is_onnx:
+        return load_onnx(spec, strip_quantization)
     if spec.endswith(".pt2"):
-        if state_dict is not None:
-            raise ModelError(f"'{spec}' holds its own weights: leave --state-dict out, or pass the factory the network comes from.")
         return _load_program(Path(spec))
     if spec.endswith(_PICKLES):
         raise ModelError(
