@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -43,3 +45,17 @@ def data_folder() -> Path:
     if not (folder / "cifar10").is_dir():
         pytest.skip(f"no shared data at {folder}: set HALFSTEP_DATA to the folder that holds cifar10/")
     return folder
+
+
+@pytest.fixture(scope="session")
+def cifar(data_folder: Path) -> ModuleType:
+    """The module that defines and loads the trained CIFAR-10 networks."""
+    spec = importlib.util.spec_from_file_location("cifar10_networks", data_folder / "cifar10" / "cifar10_networks.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    written, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # the folder is not ours
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.dont_write_bytecode = written
+    return module

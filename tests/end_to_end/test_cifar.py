@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -35,21 +32,6 @@ NETWORKS = [
     pytest.param("resnet32", marks=pytest.mark.slow),
     pytest.param("resnet56", marks=pytest.mark.slow),
 ]
-
-
-@pytest.fixture(scope="module")
-def cifar(data_folder: Path) -> Iterator[ModuleType]:
-    """The module that defines and loads the networks."""
-    path = data_folder / "cifar10" / "cifar10_networks.py"
-    spec = importlib.util.spec_from_file_location("cifar10_networks", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    written, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # the folder is not ours
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.dont_write_bytecode = written
-    return module
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -84,20 +82,6 @@ def test_a_saved_run_is_read_again(tmp_path: Path) -> None:
     result = hs.quantize(hs.load_onnx(path), zoo.calibration_of("conv_bn_relu"))
     result.save(tmp_path / "run")
     assert torch.equal(hs.load(tmp_path / "run").model(x), result.model(x))
-
-
-@pytest.fixture(scope="module")
-def cifar(data_folder: Path) -> Any:
-    """The module that defines and loads the networks."""
-    spec = importlib.util.spec_from_file_location("cifar10_networks", data_folder / "cifar10" / "cifar10_networks.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    written, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # the folder is not ours
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.dont_write_bytecode = written
-    return module
 
 
 @pytest.mark.parametrize(

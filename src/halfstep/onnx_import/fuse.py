@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 
 from halfstep.onnx_import.model import OnnxGraph, Operation
 
@@ -85,38 +86,33 @@ class _Parts:
 
     def layer_norm(self, operation: Operation) -> Operation | None:
         """The whole of it, found from its last sum."""
-        if operation.op_type != "Add":
-            return None
-        for scaled, bias in (operation.inputs, operation.inputs[::-1]):
-            product = self.makers.get(scaled)
-            if bias not in self.constants or product is None or product.op_type != "Mul":
-                continue
-            for normalized, gain in (product.inputs, product.inputs[::-1]):
-                found = self._normalized(self.makers.get(normalized))
-                if gain in self.constants and found is not None and self.constants[gain].ndim == self.constants[bias].ndim == found[1]:
-                    x, num_axes, epsilon = found
-                    return _call(operation, "LayerNormalization", (x, gain, bias), {"axis": -num_axes, "epsilon": epsilon})
+        for normalized, gain, bias in self._scaled_and_shifted(operation):
+            found = self._normalized(self.makers.get(normalized))
+            if found is not None and self.constants[gain].ndim == self.constants[bias].ndim == found[1]:
+                x, num_axes, epsilon = found
+                return _call(operation, "LayerNormalization", (x, gain, bias), {"axis": -num_axes, "epsilon": epsilon})
         return None
 
     def group_norm(self, operation: Operation) -> Operation | None:
         """Found from its last sum; the instance norm inside has gains of 1 and biases of 0."""
+        for normalized, gain, bias in self._scaled_and_shifted(operation):
+            found = self._grouped(self.makers.get(normalized))
+            if found is not None and self._is_of_channels(gain) and self._is_of_channels(bias):
+                x, num_groups, epsilon = found
+                for name in (gain, bias):
+                    self.constants[f"{name}_of_channels"] = self.constants[name].reshape(-1)
+                inputs = (x, f"{gain}_of_channels", f"{bias}_of_channels")
+                return _call(operation, "GroupNormalization", inputs, {"num_groups": num_groups, "epsilon": epsilon, "is_per_channel": 1})
+        return None
+
+    def _scaled_and_shifted(self, operation: Operation) -> Iterator[tuple[str, str, str]]:
+        """(x, gain, bias) of every way to read an operation as ``x * gain + bias`` with stored gain and bias."""
         if operation.op_type != "Add":
-            return None
+            return
         for scaled, bias in (operation.inputs, operation.inputs[::-1]):
             product = self.makers.get(scaled)
-            if bias not in self.constants or product is None or product.op_type != "Mul":
-                continue
-            for normalized, gain in (product.inputs, product.inputs[::-1]):
-                found = self._grouped(self.makers.get(normalized))
-                if gain in self.constants and found is not None and self._is_of_channels(gain) and self._is_of_channels(bias):
-                    x, num_groups, epsilon = found
-                    for name in (gain, bias):
-                        self.constants[f"{name}_of_channels"] = self.constants[name].reshape(-1)
-                    inputs = (x, f"{gain}_of_channels", f"{bias}_of_channels")
-                    return _call(
-                        operation, "GroupNormalization", inputs, {"num_groups": num_groups, "epsilon": epsilon, "is_per_channel": 1}
-                    )
-        return None
+            if bias in self.constants and product is not None and product.op_type == "Mul":
+                yield from ((x, gain, bias) for x, gain in (product.inputs, product.inputs[::-1]) if gain in self.constants)
 
     def _grouped(self, back: Operation | None) -> tuple[str, int, float] | None:
         """(x, groups, epsilon) of a tensor that is taken apart into groups, normalized, and given its own shape again."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -77,20 +75,6 @@ def check_programs(compiler: str, tmp_path: Path) -> CheckPrograms:
         return written[id(cases)]
 
     return check
-
-
-@pytest.fixture(scope="session")
-def cifar(data_folder: Path) -> ModuleType:
-    """The module that defines and loads the trained networks."""
-    spec = importlib.util.spec_from_file_location("cifar10_networks", data_folder / "cifar10" / "cifar10_networks.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    written, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # the folder is not ours
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.dont_write_bytecode = written
-    return module
 
 
 @pytest.fixture(scope="session")
