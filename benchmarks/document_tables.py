@@ -156,6 +156,20 @@ def integer_programs(results: dict[str, Any]) -> list[str]:
     return lines
 
 
+def thresholds(results: dict[str, Any]) -> list[str]:
+    """Top-1 of ResNet-20's integer program by threshold of the activations and widths."""
+    widths = ("w8a8", "w4a8", "w8a4")
+    lines = [row(["threshold", *(width.upper() for width in widths)]), row(["---", *["---:"] * len(widths)])]
+    names = [
+        key.split("/")[2].removesuffix("_w8a8") for key in results["rows"] if key.startswith("resnet20/256/") and key.endswith("_w8a8")
+    ]
+    for name in names:
+        found = [results["rows"].get(f"resnet20/256/{name}_{width}", {}) for width in widths]
+        if all("top1" in entry for entry in found):
+            lines.append(row([f"`{name}`", *(f"{entry['top1']:.2f}" for entry in found)]))
+    return lines
+
+
 def speed(results: dict[str, Any]) -> list[str]:
     """CPU milliseconds of one image on one thread, and the ratio to ONNX Runtime's int8 in the same round."""
     rows = results["rows"]
@@ -204,6 +218,7 @@ def main() -> None:
     if programs is not None and c is not None:
         blocks = [["Top-1 of the integer program in %:", "", *integer_programs(programs)], ["Speed:", "", *speed(c)]]
         write(ROOT / "docs" / "integer_program.md", blocks)
+        write(ROOT / "docs" / "normalization.md", [thresholds(programs)])
 
 
 if __name__ == "__main__":
