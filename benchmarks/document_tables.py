@@ -157,14 +157,15 @@ def integer_programs(results: dict[str, Any]) -> list[str]:
 
 
 def thresholds(results: dict[str, Any]) -> list[str]:
-    """Top-1 of ResNet-20's integer program by threshold of the activations and widths."""
-    widths = ("w8a8", "w4a8", "w8a4")
-    lines = [row(["threshold", *(width.upper() for width in widths)]), row(["---", *["---:"] * len(widths)])]
-    names = [
-        key.split("/")[2].removesuffix("_w8a8") for key in results["rows"] if key.startswith("resnet20/256/") and key.endswith("_w8a8")
-    ]
-    for name in names:
-        found = [results["rows"].get(f"resnet20/256/{name}_{width}", {}) for width in widths]
+    """Top-1 of two networks' integer programs by threshold of the activations and widths."""
+    widths, networks = ("w8a8", "w4a8", "w8a4"), ("resnet20", "resnet8_mlperf")
+    places = [(network, width) for network in networks for width in widths]
+    heads = [f"{NETWORKS[network]} {width.upper()}" for network, width in places]
+    lines = [row(["threshold", *heads]), row(["---", *["---:"] * len(places)])]
+    prefix, suffix = f"{networks[0]}/256/", f"_{widths[0]}"
+    stored = [key for key in results["rows"] if key.startswith(prefix) and key.endswith(suffix)]
+    for name in (key.removeprefix(prefix).removesuffix(suffix) for key in stored):
+        found = [results["rows"].get(f"{network}/256/{name}_{width}", {}) for network, width in places]
         if all("top1" in entry for entry in found):
             lines.append(row([f"`{name}`", *(f"{entry['top1']:.2f}" for entry in found)]))
     return lines

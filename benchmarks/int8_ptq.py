@@ -1,14 +1,15 @@
-"""int8 post-training quantization on CIFAR-10: halfstep beside ONNX Runtime's quantizer and NNCF, on the same images.
+"""int8 post-training quantization: halfstep beside ONNX Runtime's quantizer and NNCF, on the same images.
 
-    python benchmarks/int8_ptq.py                    every network, the rows of the claim
+    python benchmarks/int8_ptq.py                    every CIFAR-10 network, the rows of the claim
+    python benchmarks/int8_ptq.py --imagenet         the ImageNet networks, with rows of one scale a weight tensor and of equalization
     python benchmarks/int8_ptq.py --quick            two networks, four rows, few images: does it run?
     python benchmarks/int8_ptq.py --tools all        also the settings that were tried and are not rows of the claim
     python benchmarks/int8_ptq.py --redo halfstep    measure one tool again, keep the others
 
-Each row starts from the trained torch module and 512 training images (the same seeded choice for every tool) and ends with an int8
-ONNX file on disk. Costs: a fresh process with one thread, measured from outside, imports included. Accuracy: the ONNX file in ONNX
-Runtime on 5,000 other images. Latency: all files of a network in one process, batch 1, in turn. Finished rows are kept in the JSON
-file and not measured again, unless their settings changed.
+Each row starts from the trained torch module and 512 training images (the same seeded choice for every tool) and ends with an int8 ONNX
+file on disk (the ImageNet images are all that there are). Costs: a fresh process with one thread, measured from outside, imports
+included. Accuracy: the ONNX file in ONNX Runtime on 5,000 other images (500 of ImageNet). Latency: all files of a network in one process,
+batch 1, in turn. Finished rows are kept in the JSON file and not measured again, unless their settings changed.
 """
 
 import argparse
@@ -20,10 +21,10 @@ from typing import Any
 
 from rich.console import Console
 
-from harness.data import NETWORKS, data_folder
+from harness.data import ALL_NETWORKS, IMAGENET_NETWORKS, NETWORKS, data_folder, dataset_of
 from harness.store import Store, chosen_names, interpreters
 from harness.tables import print_means, print_network
-from harness.tools import CLAIMED, INSTALL, NNCF, QUICK, TOOLS, Tool
+from harness.tools import CLAIMED, INSTALL, NNCF, QUICK, SCALES, TOOLS, Tool
 
 HERE = Path(__file__).resolve().parent
 LIMIT_SECONDS = 3600.0
@@ -116,7 +117,8 @@ class Benchmark(Store):
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", default=None, help=f"comma-separated, of: {', '.join(NETWORKS)}")
+    parser.add_argument("--networks", default=None, help=f"comma-separated, of: {', '.join(ALL_NETWORKS)}")
+    parser.add_argument("--imagenet", action="store_true", help="the ImageNet networks, and the rows for them")
     parser.add_argument("--tools", default=None, help=f"comma-separated or 'all', of: {', '.join(TOOLS)}")
     parser.add_argument("--redo", default="", help="comma-separated tools to measure again")
     parser.add_argument("--samples", type=int, default=512)
@@ -131,9 +133,11 @@ def _arguments() -> argparse.Namespace:
 
 def main() -> None:
     given = _arguments()
-    data_folder()
-    networks = chosen_names(given.networks, QUICK_NETWORKS if given.quick else NETWORKS, NETWORKS, "network")
-    tools = chosen_names(given.tools, QUICK if given.quick else CLAIMED, tuple(TOOLS), "tool")
+    unasked = QUICK_NETWORKS if given.quick else IMAGENET_NETWORKS if given.imagenet else NETWORKS
+    networks = chosen_names(given.networks, unasked, ALL_NETWORKS, "network")
+    for dataset in {dataset_of(network) for network in networks}:
+        data_folder(dataset)
+    tools = chosen_names(given.tools, QUICK if given.quick else CLAIMED + SCALES * given.imagenet, tuple(TOOLS), "tool")
     rounds, images = (50, 1000) if given.quick else (given.rounds, None)
     settings = Settings(given.samples, given.seed, images, rounds, given.repeats)
     out = given.out or HERE / "results" / f"int8_ptq{'_quick' if given.quick else ''}.json"

@@ -1,17 +1,19 @@
-"""Rounding below 8 bits on CIFAR-10: halfstep beside AIMET, Brevitas and Sony's MCT, on the same images.
+"""Rounding below 8 bits: halfstep beside AIMET, Brevitas and Sony's MCT, on the same images.
 
     python benchmarks/rounding.py                          the rows that run unasked, on every network; then the targets
     python benchmarks/rounding.py --quick                  one network, two settings, three rows, few images: does it run?
     python benchmarks/rounding.py --long                   also the rows that take half an hour and more
     python benchmarks/rounding.py --redo aimet_adaround_1000,halfstep_lattice    measure these again, keep the others ("all": every one)
+    python benchmarks/rounding.py --networks mobilenet_v2 --settings w4a8 --tools float,halfstep_nearest,halfstep_lattice     on ImageNet
     python benchmarks/rounding.py --print                  the tables of what is stored, nothing measured
 
-Each row starts from the trained torch module and 1,024 training images (the same seeded choice for every tool). Accuracy: the tool's own
-simulation in PyTorch, the same batches of the same 5,000 other images. Costs: a fresh process with one thread; ``CPU s`` and ``wall s`` are
-the method's (from the module in memory to the quantized one), ``process CPU s`` has imports and loading too; compilation that happens once
-is left out and kept as the part ``warm_up``. Rows with fewer than 10,000 iterations are also given scaled to 10,000: only the seconds
-inside the loop are multiplied. The rule for the first and last layer stands over every table, and ``levels`` proves it: how many different
-values the weights of the first layer have, at most any layer between, and the last. Finished rows are kept in the JSON file.
+Each row starts from the trained torch module and 1,024 training images (the same seeded choice for every tool; 512 of ImageNet).
+Accuracy: the tool's own simulation in PyTorch, the same batches of the same 5,000 other images (500 of ImageNet). Costs: a fresh process
+with one thread; ``CPU s`` and ``wall s`` are the method's (from the module in memory to the quantized one), ``process CPU s`` has imports
+and loading too; compilation that happens once is left out and kept as the part ``warm_up``. Rows with fewer than 10,000 iterations are
+also given scaled to 10,000: only the seconds inside the loop are multiplied. The rule for the first and last layer stands over every
+table, and ``levels`` proves it: how many different values the weights of the first layer have, at most any layer between, and the last.
+Finished rows are kept in the JSON file.
 """
 
 import argparse
@@ -23,7 +25,7 @@ from typing import Any
 
 from rich.console import Console
 
-from harness.data import data_folder
+from harness.data import IMAGENET_NETWORKS, data_folder, dataset_of
 from harness.rounding_rows import FLOAT_SETTING, NETWORKS, QUICK_ROWS, QUICK_SETTINGS, ROWS, Row
 from harness.rounding_tables import print_setting, print_targets
 from harness.settings import SETTINGS
@@ -82,7 +84,7 @@ class Benchmark(Store):
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", default=None, help=f"comma-separated, of: {', '.join(NETWORKS)}")
+    parser.add_argument("--networks", default=None, help=f"comma-separated, of: {', '.join(NETWORKS + IMAGENET_NETWORKS)}")
     parser.add_argument("--settings", default=None, help=f"comma-separated, of: {', '.join(SETTINGS)}")
     parser.add_argument("--tools", default=None, help=f"comma-separated or 'all', of: {', '.join(ROWS)}")
     parser.add_argument("--redo", default="", help="comma-separated rows (or 'all') to measure again, on the chosen networks and settings")
@@ -105,8 +107,9 @@ def _runs(row: Row, network: str, setting: str, given: argparse.Namespace) -> bo
 
 def main() -> None:
     given = _arguments()
-    data_folder()
-    networks = chosen_names(given.networks, NETWORKS[:1] if given.quick else NETWORKS, NETWORKS, "network")
+    networks = chosen_names(given.networks, NETWORKS[:1] if given.quick else NETWORKS, NETWORKS + IMAGENET_NETWORKS, "network")
+    for dataset in {dataset_of(network) for network in networks}:
+        data_folder(dataset)
     settings = chosen_names(given.settings, QUICK_SETTINGS if given.quick else tuple(SETTINGS), tuple(SETTINGS), "setting")
     names = chosen_names(given.tools, QUICK_ROWS if given.quick else tuple(ROWS), tuple(ROWS), "tool")
     out = given.out or HERE / "results" / f"rounding{'_quick' if given.quick else ''}.json"

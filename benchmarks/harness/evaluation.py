@@ -8,7 +8,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.data import NETWORKS, networks_module
+from harness.classes import as_text
+from harness.data import ALL_NETWORKS, dataset_of, networks_module
 from harness.kernels import executed_operators
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ BATCH_SIZE = 50
 
 
 def predictions(model: Path, inputs: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
-    """The class that ``model`` gives to each of ``inputs`` (float32 [N,3,32,32]); one thread."""
+    """The class that ``model`` gives to each of ``inputs`` (float32 [N,3,H,W]); one thread."""
     import numpy as np
     import onnxruntime as ort
 
@@ -35,21 +36,21 @@ def predictions(model: Path, inputs: "np.ndarray[Any, Any]") -> "np.ndarray[Any,
 
 def evaluate(network: str, model: Path, images: int | None) -> dict[str, object]:
     """Top-1 in percent, the predictions themselves (for agreement with float), and the executed operators."""
-    module = networks_module()
+    module = networks_module(dataset_of(network))
     pictures, labels = module.load_split("validation")
     pictures, labels = pictures[:images], labels[:images]
     found = predictions(model, module.normalize(pictures, network).numpy())
     return {
         "top1": 100.0 * float((found == labels).mean()),
         "images": len(labels),
-        "predictions": "".join(str(digit) for digit in found.tolist()),
+        "predictions": as_text(found.tolist()),
         "operators": executed_operators(model),
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--network", choices=NETWORKS, required=True)
+    parser.add_argument("--network", choices=ALL_NETWORKS, required=True)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--images", type=int, default=None)
     parser.add_argument("--out", type=Path, required=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.data import NETWORKS, networks_module
+from harness.data import ALL_NETWORKS, dataset_of, networks_module
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 def peer_parser(description: str | None, out: str = "the ONNX file to write") -> argparse.ArgumentParser:
     """The arguments that the driver gives to every peer; a peer adds its own settings. ``out``: what it is to write."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--network", choices=NETWORKS, required=True)
-    parser.add_argument("--calibration", type=Path, required=True, help="float32 [samples,3,32,32], as the network expects it")
+    parser.add_argument("--network", choices=ALL_NETWORKS, required=True)
+    parser.add_argument("--calibration", type=Path, required=True, help="float32 [samples,3,H,W], as the network expects it")
     parser.add_argument("--out", type=Path, required=True, help=out)
     parser.add_argument("--marks", type=Path, help="JSON file for the seconds at each mark")
     return parser
@@ -62,7 +62,7 @@ def trained_network(name: str) -> "torch.nn.Module":
     import torch
 
     torch.set_num_threads(1)
-    model: torch.nn.Module = networks_module().load_network(name)
+    model: torch.nn.Module = networks_module(dataset_of(name)).load_network(name)
     return model
 
 

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from harness.classes import as_text
 from harness.peer import Marks, cpu_seconds, peer_parser
 from harness.settings import SETTINGS
 
@@ -76,7 +77,7 @@ def store_row(given: argparse.Namespace, marks: Marks, top1: float, found: list[
     row = {
         "top1": top1,
         "images": len(found),
-        "predictions": "".join(str(digit) for digit in found),
+        "predictions": as_text(found),
         "marks": marks.as_json(),
         "method_cpu_seconds": marks.cpu[QUANTIZED] - marks.cpu[READY],
         "method_wall_seconds": marks.wall[QUANTIZED] - marks.wall[READY],

@@ -7,20 +7,19 @@ from collections.abc import Callable
 
 import torch
 
-from harness.data import networks_module
-
-BATCH_SIZE = 250
+from harness.data import dataset_of, networks_module
 
 
 def predictions(model: Callable[[torch.Tensor], torch.Tensor], network: str, limit: int | None = None) -> tuple[float, list[int]]:
     """Top-1 in percent on the first ``limit`` validation images (all: None), and the class given to each of them."""
-    module = networks_module()
+    dataset = dataset_of(network)
+    module = networks_module(dataset)
     images, labels = module.load_split("validation")
     images, labels = images[:limit], labels[:limit]
     found: list[int] = []
     with torch.no_grad():
-        for start in range(0, len(images), BATCH_SIZE):
-            scores = model(module.normalize(images[start : start + BATCH_SIZE], network))
+        for start in range(0, len(images), dataset.batch_size):
+            scores = model(module.normalize(images[start : start + dataset.batch_size], network))
             found += scores.argmax(1).tolist()
     right = sum(given == label for given, label in zip(found, labels.tolist(), strict=True))
     return 100.0 * right / len(found), found

@@ -42,6 +42,11 @@ CLAIM = (
     _nncf_onnx("nncf_onnx", "", "torch.onnx.export, nncf.quantize(onnx); one image at a time as documented"),
     _nncf_onnx("nncf_onnx_light", "--exporter torchscript --batch-size 64", "its cheapest way: TorchScript export, batches of 64"),
 )
+PER_TENSOR = (
+    Tool("halfstep_tensor", "halfstep_int8.py", OWN, ("--recipe", "int8-per-tensor"), "recipe int8-per-tensor: one scale a weight tensor"),
+    Tool("halfstep_dfq", "halfstep_int8.py", OWN, ("--recipe", "dfq"), "recipe dfq: one scale a weight tensor, layers equalized"),
+    _ort("ort_tensor", "--setting best --per-tensor", "as ort_best, one scale a weight tensor"),
+)
 EXPLORED = (
     _ort("ort_percentile", "--setting best --method Percentile", "as ort_best, Percentile (99.999): keeps every activation in memory"),
     _ort("ort_entropy", "--setting best --method Entropy", "as ort_best, Entropy"),
@@ -53,6 +58,6 @@ EXPLORED = (
     _nncf_onnx("nncf_onnx_mixed", "--preset mixed --batch-size 64", "asymmetric activations; batches of 64"),
     _nncf_onnx("nncf_onnx_full", "--full-bias-correction --batch-size 64", "fast_bias_correction=False; batches of 64"),
 )
-TOOLS = {tool.name: tool for tool in CLAIM + EXPLORED}
-CLAIMED = tuple(tool.name for tool in CLAIM)
+TOOLS = {tool.name: tool for tool in CLAIM + PER_TENSOR + EXPLORED}
+CLAIMED, SCALES = tuple(tool.name for tool in CLAIM), tuple(tool.name for tool in PER_TENSOR)
 QUICK = ("float", "halfstep", "ort_best", "nncf_onnx_light")

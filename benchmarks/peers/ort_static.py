@@ -2,7 +2,7 @@
 
 ``--setting default``: every argument of ``quantize_static`` as it stands (QDQ, int8 activations, int8 weights per tensor, MinMax).
 ``--setting best``: what its documentation advises for x86 with VNNI: ``quant_pre_process``, uint8 activations, int8 weights per
-channel; ``--method`` chooses the calibrator.
+channel (``--per-tensor``: one scale a tensor); ``--method`` chooses the calibrator.
 """
 
 import tempfile
@@ -27,7 +27,7 @@ class ImageReader:
         return next(self.feeds, None)
 
 
-def _settings(setting: str, method: str) -> dict[str, Any]:
+def _settings(setting: str, method: str, per_channel: bool) -> dict[str, Any]:
     from onnxruntime.quantization import CalibrationMethod, QuantType
 
     if setting == "default":
@@ -35,7 +35,7 @@ def _settings(setting: str, method: str) -> dict[str, Any]:
     return {
         "activation_type": QuantType.QUInt8,
         "weight_type": QuantType.QInt8,
-        "per_channel": True,
+        "per_channel": per_channel,
         "calibrate_method": CalibrationMethod[method],
     }
 
@@ -44,6 +44,7 @@ def main() -> None:
     parser = peer_parser(__doc__)
     parser.add_argument("--setting", choices=("default", "best"), required=True)
     parser.add_argument("--method", choices=("MinMax", "Percentile", "Entropy"), default="MinMax")
+    parser.add_argument("--per-tensor", action="store_true")
     parser.add_argument("--exporter", default="dynamo")
     parser.add_argument("--batch-size", type=int, default=64)
     given = parser.parse_args()
@@ -67,7 +68,7 @@ def main() -> None:
             quant_pre_process(str(source), str(prepared))
             source = prepared
         reader = ImageReader(images, INPUT_NAME, given.batch_size)
-        quantize_static(str(source), str(given.out), reader, **_settings(given.setting, given.method))
+        quantize_static(str(source), str(given.out), reader, **_settings(given.setting, given.method, not given.per_tensor))
     marks.reach("file on disk")
     marks.write(given.marks)
 
