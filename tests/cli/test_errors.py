@@ -128,6 +128,7 @@ def test_an_onnx_file_that_is_damaged(refuse: Refuse, here: Path) -> None:
 def test_stripping_what_is_no_onnx_file(refuse: Refuse) -> None:
     message = refuse("quantize", "net.py:small", "--data", "images.npz", "--out", "run", "--strip-quantization")
     assert "leave --strip-quantization out" in message
+    assert "leave --strip-quantization out" in refuse("evaluate", "net.py:small", "--data", "images.npz", "--strip-quantization")
 
 
 @pytest.mark.parametrize("name", ["net.pt", "net.pth", "net.bin"])

@@ -96,6 +96,14 @@ def test_evaluate_an_exported_file_uses_the_preprocessing_of_its_run(quantized: 
     assert (values["float"], values["simulated"]) == (None, None)
 
 
+def test_evaluate_the_float_network_in_an_exported_file(quantized: Path, halfstep: Callable[..., Result]) -> None:
+    result = halfstep("evaluate", "run/model.onnx", "--data", "images.npz", "--strip-quantization", "--json", "stripped.json")
+    assert result.exit_code == 0, result.output
+    values = json.loads(Path("stripped.json").read_text())
+    assert values["float"] is not None
+    assert values["onnx"] is None
+
+
 def test_export_writes_the_same_file_again(quantized: Path, halfstep: Callable[..., Result]) -> None:
     result = halfstep("export", "run", "--format", "onnx", "--out", "again.onnx", "--json", "check.json")
     assert result.exit_code == 0, result.output

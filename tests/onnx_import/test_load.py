@@ -299,6 +299,12 @@ def test_axes_as_attribute_and_as_input(write: Write, opset: int) -> None:
     torch.testing.assert_close(hs.load_onnx(path)(x), runtime(path, x)[0])
 
 
+def test_the_class_has_the_name_of_the_file(write: Write) -> None:
+    path = write("g (float[N,6] x) => (float[N,6] y) { y = Relu(x) }", 18)
+    named = path.rename(path.with_name("my-net.v2.onnx"))
+    assert type(hs.load_onnx(named)).__name__ == "my-net.v2"
+
+
 # What is refused
 
 

@@ -30,6 +30,7 @@ def evaluate(
     ],
     data: options.LabelledData,
     state_dict: options.StateDict = None,
+    strip_quantization: options.StripQuantization = False,
     json: options.Json = None,
     mean: options.Mean = None,
     std: options.Std = None,
@@ -40,20 +41,21 @@ def evaluate(
     """Print the top-1 accuracy on labelled data. A run directory gives float, simulated, its ONNX file in ONNX Runtime and
     its integer program, if it holds one.
 
-    A run remembers its preprocessing; the options below replace it.
+    A run remembers its preprocessing; the options below replace it. An .onnx file is run in ONNX Runtime, and with --strip-quantization
+    here, as the float network in it.
     """
     given = PreprocessingOptions(mean, std, scale, size, crop).parse()
     path = Path(model)
-    if path.is_dir():
+    if path.is_dir() and not strip_quantization:
         result = hs.load(path)
         labelled = load_labelled(data, given or result.recipe.preprocessing, "--data")
         values = evaluate_run(result, path, labelled)
-    elif path.suffix.lower() == ".onnx":
+    elif path.suffix.lower() == ".onnx" and not strip_quantization:
         labelled = load_labelled(data, given or preprocessing_beside(path), "--data")
         values = {"onnx": hs.evaluate(path, labelled)}
     else:
-        labelled = load_labelled(data, given, "--data")
-        values = {"float": hs.evaluate(hs.load_model(model, state_dict), labelled)}
+        labelled = load_labelled(data, given or preprocessing_beside(path), "--data")
+        values = {"float": hs.evaluate(hs.load_model(model, state_dict, strip_quantization), labelled)}
     if json is not None:
         write_json({"model": model, "data": labelled.name, "metric": METRIC, **{name: values.get(name) for name in ROWS}}, json)
     shown = table(model, words.metric_name(METRIC))

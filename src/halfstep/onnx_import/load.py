@@ -13,8 +13,9 @@ def load_onnx(path: str | Path, strip_quantization: bool = False) -> nn.Module:
     """The network in an ONNX file (opset 11 to 28), as an ``nn.Module`` that `quantize`, `evaluate` and torch itself take.
 
     It takes the inputs of the file in their order and returns a tensor, or a tuple where the file has several outputs. Parameters have the
-    names of the file's initializers, nodes those of its nodes. strip_quantization: read a file that holds QuantizeLinear and
-    DequantizeLinear as the float network between them. Raises `ModelError` that names the operator or tensor, and the way out.
+    names of the file's initializers, nodes those of its nodes, and its class (the network's name in reports) that of the file.
+    strip_quantization: read a file that holds QuantizeLinear and DequantizeLinear as the float network between them. Raises `ModelError`
+    that names the operator or tensor, and the way out.
     """
     from halfstep.onnx_import.model import read  # loads onnx: not before it is needed
     from halfstep.onnx_import.network import network
@@ -25,6 +26,6 @@ def load_onnx(path: str | Path, strip_quantization: bool = False) -> nn.Module:
     if strip_quantization:
         strip(graph)
     try:
-        return network(simplify(graph))
+        return network(simplify(graph), Path(path).stem)
     except (MemoryError, RecursionError) as error:
         raise ModelError(f"'{path}' asks for more memory than there is: check the sizes in the file.") from error

@@ -137,21 +137,21 @@ def _described(value: Input) -> str:
     return f"'{value.name}' [{sizes}]"
 
 
-def network(graph: OnnxGraph) -> OnnxNetwork:
-    """The module, whose ``forward`` calls its arguments as the file calls its inputs, as far as Python allows."""
+def network(graph: OnnxGraph, name: str) -> OnnxNetwork:
+    """The module, of a class called ``name``; its ``forward`` calls its arguments as the file calls its inputs, as far as Python allows."""
     parameters = [inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
     for value in graph.inputs:
-        name = re.sub(r"\W", "_", value.name)
-        name = name if name.isidentifier() else f"input_{name}"
-        while name in [parameter.name for parameter in parameters]:
-            name += "_"
-        parameters.append(inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD))
+        argument = re.sub(r"\W", "_", value.name)
+        argument = argument if argument.isidentifier() else f"input_{argument}"
+        while argument in [parameter.name for parameter in parameters]:
+            argument += "_"
+        parameters.append(inspect.Parameter(argument, inspect.Parameter.POSITIONAL_OR_KEYWORD))
 
     def forward(self: OnnxNetwork, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         return self.compute(inputs)
 
     forward.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    kind: type[OnnxNetwork] = type("OnnxNetwork", (OnnxNetwork,), {"forward": forward, "__doc__": OnnxNetwork.__doc__})
+    kind: type[OnnxNetwork] = type(name, (OnnxNetwork,), {"forward": forward, "__doc__": OnnxNetwork.__doc__})
     return kind(graph)
 
 
