@@ -45,7 +45,7 @@ def test_every_layer_sees_what_the_networks_compute(name: str, with_activations:
     plain = result.model if with_activations else without_activations(result.model)
     layers = {layer.node: layer for layer in weighted_layers(result.model)}
     for node in walk.stops(layers):
-        pairs = walk.pairs(layers[node].input)
+        pairs = list(walk.pairs(layers[node].input))
         for side, graph in (("float", result.float_model), ("quantized", plain)):
             want = seen(graph, layers[node].input.name, inputs)
             assert torch.allclose(torch.cat([getattr(pair, side) for pair in pairs]), want, atol=1e-5)
@@ -71,7 +71,7 @@ def test_changes_at_a_stop_are_seen_behind_it() -> None:
             set_parameter(graph, source, torch.zeros_like(attribute(graph, source)))
         else:
             want = seen(graph, layers[node].input.name, zoo.ZOO["residual"].inputs(4, 0))
-            assert torch.equal(walk.pairs(layers[node].input)[0].quantized, want)
+            assert torch.equal(next(walk.pairs(layers[node].input)).quantized, want)
 
 
 def test_equal_values_are_held_once_and_dropped_after_use() -> None:
@@ -79,7 +79,7 @@ def test_equal_values_are_held_once_and_dropped_after_use() -> None:
     inputs = zoo.ZOO["residual"].inputs(4, 0)
     walk = Walk(result.float_model, result.float_model, [inputs])
     for node in walk.stops({layer.node for layer in weighted_layers(result.float_model)}):
-        pair = walk.pairs(node.all_input_nodes[0])[0]
+        pair = next(walk.pairs(node.all_input_nodes[0]))
         assert pair.float is pair.quantized
     assert walk._shelf.num_bytes <= sum(x.nbytes for x in inputs) + 4 * 64 * 8  # the inputs' last readers, and the output
 
@@ -93,6 +93,29 @@ def test_values_beyond_the_limit_go_to_files_and_stay_the_same() -> None:
         for held, filed in zip(*(walk.pairs(layers[node].input) for walk in walks), strict=True):
             assert torch.equal(held.float, filed.float) and torch.equal(held.quantized, filed.quantized)
     assert walks[1].peak_bytes <= 1000 < walks[0].peak_bytes
+
+
+@pytest.mark.parametrize("name", ["residual", "concat", "attention"])
+def test_parts_of_one_sample_change_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    result, inputs = zoo.quantized(name), zoo.ZOO[name].inputs(5, 0)
+    layers = {layer.node: layer for layer in weighted_layers(result.model)}
+    whole = Walk(result.model, result.float_model, [inputs])
+    monkeypatch.setattr("halfstep.steps.walk._PART_BYTES", 1)
+    cut_up = Walk(result.model, result.float_model, [inputs])
+    assert (cut_up.part_indices, cut_up.groups) == (list(range(5)), [0] * 5)
+    for node, _ in zip(whole.stops(layers), cut_up.stops(layers), strict=True):
+        for side in ("float", "quantized"):
+            found, want = (torch.cat([getattr(pair, side) for pair in walk.pairs(layers[node].input)]) for walk in (cut_up, whole))
+            torch.testing.assert_close(found, want, atol=0.02, rtol=0)  # a product in float may tip one code
+
+
+def test_what_leaves_a_quantizer_is_held_as_bytes() -> None:
+    result, inputs = zoo.quantized("residual"), zoo.ZOO["residual"].inputs(4, 0)
+    walk = Walk(result.model, result.float_model, [inputs])
+    layers = {layer.node: layer for layer in weighted_layers(result.model)}
+    for node in walk.stops(layers):
+        held = walk._values[layers[node].input][0]
+        assert held is not None and held.quantized.codes.dtype is torch.uint8
 
 
 def test_no_data() -> None:

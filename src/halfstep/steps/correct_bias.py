@@ -90,7 +90,7 @@ def _mean_loss(walk: Walk, layer: WeightedLayer) -> Tensor:
 
 
 def outputs(walk: Walk, layer: WeightedLayer) -> Iterator[tuple[Tensor, Tensor]]:
-    """W x and W_q x̂ of every batch, at a stop before ``layer``: [C_out, samples and positions] each, without the bias."""
+    """W x and W_q x̂ of every part, at a stop before ``layer``: [C_out, samples and positions] each, without the bias."""
     weight, quantized = walk.constant(layer.weight, is_float=True), walk.constant(layer.weight)
     operator = linear_operator(layer, weight.shape[2:])
     for pair in walk.pairs(layer.input):

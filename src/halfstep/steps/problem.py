@@ -3,22 +3,25 @@
     gram = E[x̂ x̂ᵀ]     cross = E[x x̂ᵀ] = gram + E[(x - x̂) x̂ᵀ]     mean = E[x̂]     float_mean = E[x]
 
 x, x̂: patches of the layer's input in the float network and behind the quantized layers. The averages run over all calibration inputs and
-``num_positions`` output positions of each, drawn anew for every batch: patches of neighbouring positions say nearly the same. Products are
-taken batch by batch in float32 and added exactly (`parallel.ExactSum`), so that any number of processes finds the same moments.
+``num_positions`` output positions of each, drawn anew for every part: patches of neighbouring positions say nearly the same. Products are
+taken group by group in float32 and added exactly (`parallel.ExactSum`), so that any number of processes finds the same moments.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import groupby
 
 import torch
 from torch import Tensor
+from torch.fx import Node
 
 from halfstep import parallel
 from halfstep.errors import CalibrationError
 from halfstep.graph.operators import WeightedLayer, clip_behind
 from halfstep.rounding import LayerSamples, LinearOperator, Moments
-from halfstep.steps.walk import Pair, Walk
+from halfstep.steps.shelf import Pair
+from halfstep.steps.walk import Walk
 
 
 def gather_moments(
@@ -27,13 +30,31 @@ def gather_moments(
     """The moments at ``layer``; `CalibrationError` where its input is not finite."""
     seed = int(torch.randint(2**62, (), generator=generator))
     sums = _Sums()
-    for index, pair in zip(walk.batch_indices, walk.pairs(layer.input), strict=True):
-        drawn = torch.Generator().manual_seed((seed + index) % 2**63)
-        positions = _positions(operator.num_positions(pair.float, weight), pair.float, num_positions, drawn)
-        sums.add(*(_patches(operator, pair, weight, positions)))
+    for parts in _groups(walk, layer.input):
+        patches = []
+        for index, pair in parts:
+            drawn = torch.Generator().manual_seed((seed + index) % 2**63)
+            positions = _positions(operator.num_positions(pair.float, weight), pair.float, num_positions, drawn)
+            patches.append(_patches(operator, pair, weight, positions))
+        sums.add(*_joined(patches))
         if not sums.is_finite:
             raise CalibrationError(f"The input of '{layer.name}' is NaN or infinite on the calibration data: the network is broken there.")
     return sums.moments()
+
+
+def _groups(walk: Walk, node: Node) -> Iterator[list[tuple[int, Pair]]]:
+    """The values of ``node`` with the indices of their parts, group by group."""
+    parts = zip(walk.groups, walk.part_indices, walk.pairs(node), strict=True)
+    for _, group in groupby(parts, key=lambda part: part[0]):
+        yield [(index, pair) for _, index, pair in group]
+
+
+def _joined(patches: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """The patches of all parts of a group, each [G, P, d]; one object where they are equal in every part."""
+    quantized = torch.cat([part for part, _ in patches], 1)
+    if all(part is exact for part, exact in patches):
+        return quantized, quantized
+    return quantized, torch.cat([exact for _, exact in patches], 1)
 
 
 def _positions(available: int, x: Tensor, wanted: int, generator: torch.Generator) -> Tensor:
@@ -59,7 +80,7 @@ class _Sums:
         self.is_finite = True
 
     def add(self, quantized: Tensor, exact: Tensor) -> None:
-        """Patches [G, P, d] of one batch."""
+        """Patches [G, P, d] of one group."""
         gram = quantized.transpose(1, 2) @ quantized
         if self._largest is None:  # of the very first batch, whoever has it
             self._largest = parallel.collect(float(gram.abs().max()))[0]
@@ -85,7 +106,7 @@ class _Sums:
 
 def gather_samples(walk: Walk, layer: WeightedLayer, operator: LinearOperator, weight: Tensor, bias: Tensor | None) -> LayerSamples:
     """All inputs of ``layer`` and what it returns in the float network."""
-    pairs = walk.pairs(layer.input)
+    pairs = list(walk.pairs(layer.input))
     with torch.no_grad():
         outputs = torch.cat([operator(pair.float, weight, bias) for pair in pairs])
     exact, quantized = (torch.cat([getattr(pair, side) for pair in pairs]) for side in ("float", "quantized"))

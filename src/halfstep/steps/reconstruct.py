@@ -150,7 +150,7 @@ class Reconstruct(AbstractStep):
         return float(saved["ratio"])
 
     def _task(self, walk: Walk, unit: Unit, layers: list[WeightedLayer], context: Context, generator: torch.Generator) -> _Task:
-        pairs = walk.pairs(unit.source)
+        pairs = list(walk.pairs(unit.source))
         twins = [walk.twin(node) for node in unit.nodes]
         exact = part_of_graph(walk.twin(unit.source), twins, [walk.twin(node) for node in unit.constants], {})
         float_constants = {node.name: walk.constant(node, is_float=True).detach() for node in unit.constants}

@@ -5,17 +5,20 @@
 
 Whoever uses the walk may change the parameters and quantizers of the quantized network at a stop; what is computed from there on is
 computed with them. So every layer can be solved behind the layers that are already quantized, and the whole costs two passes through the
-network, whatever its depth. A value is dropped after its last use. Values beyond ``memory`` bytes are kept in unnamed files, which the
-system pages in and out.
+network, whatever its depth.
+
+What is held is little: batches are cut into parts of a few megabytes, which go through a chain of nodes (convolution, ReLU, quantizer) one
+after the other; only the value at the end of a chain is held, behind a quantizer of at most 8 bits as its codes; a part is dropped after
+its last use. Values beyond ``memory`` bytes are kept in unnamed files, which the system pages in and out.
 """
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,16 +30,22 @@ from halfstep.errors import CalibrationError
 from halfstep.graph.edges import quantizer_of
 from halfstep.graph.run import cut
 from halfstep.graph.units import data_nodes
+from halfstep.steps.shelf import NARROW_BITS, Pair, Shelf, narrow, opened
 
 MEMORY = 4 << 30
-_BATCH_SIZE = 128  # large enough that what is done once a batch (adding up moments) hardly counts
+_GROUP_SIZE = 128  # samples: large enough that what is done once a group (adding up moments) hardly counts
+_PART_BYTES = 16 << 20  # of the largest value: small enough for the allocator to use the same memory again, part after part
 
 
-class Pair(NamedTuple):
-    """The same tensor in the float network (x) and behind the quantized layers (x̂); one object while they are equal."""
+@dataclass(frozen=True)
+class _Stage:
+    """One node of a chain, with the constants it reads. is_same: whether both networks do the same there."""
 
-    float: Any
-    quantized: Any
+    node: Node
+    twin: Node
+    constants: dict[Node, Any]
+    float_constants: dict[Node, Any]
+    is_same: bool
 
 
 class Walk:
@@ -61,9 +70,10 @@ class Walk:
         self._twins: dict[Node, Node] = dict(zip(graph.graph.nodes, reference.graph.nodes, strict=True))
         self._with_data = data_nodes(graph)
         self._num_users = Counter(source for node in self._with_data for source in node.all_input_nodes if source in self._with_data)
-        self._shelf = _Shelf(memory)
-        self._values: dict[Node, list[Pair]] = {}
-        self.batch_indices: list[int] = []
+        self._shelf = Shelf(memory)
+        self._values: dict[Node, list[Pair | None]] = {}
+        self.part_indices: list[int] = []
+        self.groups: list[int] = []
         self._num_real: list[int] = []
         self._num_run: list[int] = []
         self._load(batches, is_shared)
@@ -75,18 +85,24 @@ class Walk:
 
     def stops(self, nodes: Collection[Node]) -> Iterator[Node]:
         """Go through the network, pausing before each of ``nodes``."""
+        chain: list[Node] = []
         for node in self.graph.graph.nodes:
             if node in nodes:
+                self._compute(chain)
+                chain = []
                 yield node
-            if node in self._with_data and node.op not in ("placeholder", "output"):
-                self._compute(node)
+            if node not in self._with_data or node.op in ("placeholder", "output"):
+                continue
+            if chain and not self._continues(chain[-1], node):
+                self._compute(chain)
+                chain = []
+            chain.append(node)
+        self._compute(chain)
 
-    def pairs(self, node: Node) -> list[Pair]:
-        """The values of ``node``, batch by batch, real samples only."""
-        return [
-            Pair(*(_first(value, real, run) for value in pair))
-            for pair, real, run in zip(self._values[node], self._num_real, self._num_run, strict=True)
-        ]
+    def pairs(self, node: Node) -> Iterator[Pair]:
+        """The values of ``node``, part by part (`part_indices`, and several are one of `groups`), real samples only."""
+        for pair, real, run in zip(self._values[node], self._num_real, self._num_run, strict=True):
+            yield Pair(*(_first(value, real, run) for value in opened(pair)))
 
     def twin(self, node: Node) -> Node:
         """The node of the float network that stands where ``node`` stands in the quantized one."""
@@ -100,41 +116,81 @@ class Walk:
         placeholders = [node for node in self.graph.graph.nodes if node.op == "placeholder"]
         self._values = {node: [] for node in placeholders}
         device = next((parameter.device for parameter in self.graph.parameters()), torch.device("cpu"))
-        parts = (part for inputs in _merged(batches) for part in cut(self.graph, inputs))
-        for index, (inputs, num_real) in enumerate(parts):
-            if is_shared and index % parallel.num_processes() != parallel.index():
+        for index, (group, inputs, num_real) in enumerate(self._parts(batches)):
+            if is_shared and group % parallel.num_processes() != parallel.index():
                 continue
-            self.batch_indices.append(index)
+            self.part_indices.append(index)
+            self.groups.append(group)
             self._num_real.append(num_real)
             self._num_run.append(len(inputs[0]))
             for node, x in zip(placeholders, inputs, strict=True):
                 held = self._shelf.keep(x.to(device))
                 self._values[node].append(Pair(held, held))
-        if not self.batch_indices:
+        if not self.part_indices:
             raise CalibrationError("The calibration data are empty: give at least one batch of inputs for each process.")
 
-    def _compute(self, node: Node) -> None:
-        twin, is_same = self._twins[node], self._is_same(node)
+    def _parts(self, batches: Iterable[tuple[Tensor, ...]]) -> Iterator[tuple[int, tuple[Tensor, ...], int]]:
+        """(number of the group, inputs, how many samples of them are real)."""
+        size = _part_size(self._with_data)
+        groups = (group for merged in _merged(batches) for group in cut(self.graph, merged))
+        for index, (inputs, num_real) in enumerate(groups):
+            if self.graph.meta.get("batch_size") is not None:
+                yield index, inputs, num_real
+                continue
+            for part in zip(*(x.split(size) for x in inputs), strict=True):
+                yield index, part, len(part[0])
+
+    def _continues(self, last: Node, node: Node) -> bool:
+        """Whether ``node`` alone reads ``last``, and nothing else that depends on the data."""
+        return self._num_users[last] == 1 and self._sources(node) == [last]
+
+    def _sources(self, node: Node) -> list[Node]:
+        return [source for source in node.all_input_nodes if source in self._with_data]
+
+    def _compute(self, chain: list[Node]) -> None:
+        """The values at the end of ``chain``, part by part."""
+        if not chain:
+            return
+        stages, sources = [self._stage(node) for node in chain], self._sources(chain[0])
+        for source in sources:
+            self._num_users[source] -= 1
+        results: list[Pair | None] = []
+        with torch.no_grad():
+            for index in range(len(self.part_indices)):
+                arriving = {source: opened(self._values[source][index]) for source in sources}
+                for stage in stages[:-1]:
+                    arriving = {stage.node: self._pair(stage, arriving)}
+                results.append(self._shelf.keep_pair(self._pair(stages[-1], arriving, is_held=True)))
+                for source in sources:
+                    if self._num_users[source] == 0:
+                        self._shelf.drop(self._values[source][index])
+                        self._values[source][index] = None
+        self._values[chain[-1]] = results
+        for source in sources:
+            if self._num_users[source] == 0:
+                del self._values[source]
+
+    def _stage(self, node: Node) -> _Stage:
+        twin = self._twins[node]
         constants = {source: self.constant(source) for source in node.all_input_nodes if source not in self._with_data}
         float_constants = {self._twins[source]: self.constant(source, is_float=True) for source in constants}
-        sources = [source for source in node.all_input_nodes if source in self._with_data]
-        results = []
-        with torch.no_grad():
-            for index in range(len(self.batch_indices)):
-                arriving = {source: self._values[source][index] for source in sources}
-                exact = {self._twins[source]: pair.float for source, pair in arriving.items()}
-                value = self._shelf.keep(_call(twin, self.reference, (float_constants | exact).__getitem__))
-                if is_same and all(pair.float is pair.quantized for pair in arriving.values()):
-                    results.append(Pair(value, value))
-                    continue
-                rounded = {source: pair.quantized for source, pair in arriving.items()}
-                results.append(Pair(value, self._shelf.keep(self._quantized(node, (constants | rounded).__getitem__))))
-        self._values[node] = results
-        self._release(sources)
+        return _Stage(node, twin, constants, float_constants, self._is_same(node))
 
-    def _quantized(self, node: Node, load: Callable[[Node], Any]) -> Any:
+    def _pair(self, stage: _Stage, arriving: dict[Node, Pair], is_held: bool = False) -> Pair:
+        """What the stage makes of one part in both networks; to be held, codes stand for what leaves a quantizer."""
+        exact = {self._twins[source]: pair.float for source, pair in arriving.items()}
+        value = _call(stage.twin, self.reference, (stage.float_constants | exact).__getitem__)
+        if stage.is_same and all(pair.float is pair.quantized for pair in arriving.values()):
+            return Pair(value, value)
+        rounded = {source: pair.quantized for source, pair in arriving.items()}
+        return Pair(value, self._quantized(stage.node, (stage.constants | rounded).__getitem__, is_held))
+
+    def _quantized(self, node: Node, load: Callable[[Node], Any], is_held: bool) -> Any:
         if self._is_passed_over(node):
             return load(node.all_input_nodes[0])
+        quantizer = quantizer_of(node)
+        if is_held and quantizer is not None and quantizer.is_enabled and quantizer.grid.bits <= NARROW_BITS:
+            return narrow(quantizer.quantize(load(node.all_input_nodes[0])))
         return _call(node, self.graph, load)
 
     def _is_passed_over(self, node: Node) -> bool:
@@ -153,20 +209,20 @@ class Walk:
         with torch.no_grad():
             return _call(node, graph, lambda source: self._constant(source, graph))
 
-    def _release(self, sources: list[Node]) -> None:
-        for source in sources:
-            self._num_users[source] -= 1
-            if self._num_users[source] == 0:
-                for pair in self._values.pop(source):
-                    self._shelf.drop(pair)
+
+def _part_size(nodes: Iterable[Node]) -> int:
+    """Samples a part, by the largest value that one sample has on its way."""
+    shapes = [node.meta["shape"] for node in nodes if node.meta.get("shape")]
+    largest = max((4 * prod(size for size in shape[1:] if size is not None) for shape in shapes), default=1)
+    return max(1, min(_GROUP_SIZE, _PART_BYTES // max(largest, 1)))
 
 
 def _merged(batches: Iterable[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
-    """The same inputs in fewer, larger batches."""
+    """The same inputs in groups of at least `_GROUP_SIZE` samples, but for the last."""
     held: list[tuple[Tensor, ...]] = []
     for inputs in batches:
         held.append(inputs)
-        if sum(len(part[0]) for part in held) >= _BATCH_SIZE:
+        if sum(len(part[0]) for part in held) >= _GROUP_SIZE:
             yield tuple(torch.cat(parts) for parts in zip(*held, strict=True))
             held = []
     if held:
@@ -191,36 +247,3 @@ def _first(value: Any, num_real: int, num_run: int) -> Any:
     if num_real == num_run or not isinstance(value, Tensor) or value.ndim == 0:
         return value
     return value[: len(value) * num_real // num_run]
-
-
-class _Shelf:
-    """Counts the bytes of the tensors held; those beyond the limit are moved to files that have lost their names."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit, self.num_bytes, self.peak_bytes = limit, 0, 0
-
-    def keep(self, value: Any) -> Any:
-        """The value, or an equal one in a file."""
-        if not isinstance(value, Tensor):
-            return value
-        if self.num_bytes + value.nbytes > self.limit and value.device.type == "cpu" and value.nbytes:
-            return _in_file(value)
-        self.num_bytes += value.nbytes
-        self.peak_bytes = max(self.peak_bytes, self.num_bytes)
-        return value
-
-    def drop(self, pair: Pair) -> None:
-        """Both values are used no more."""
-        for value in {id(value): value for value in pair if isinstance(value, Tensor)}.values():
-            if not hasattr(value, "is_in_file"):
-                self.num_bytes -= value.nbytes
-
-
-def _in_file(value: Tensor) -> Tensor:
-    """A copy of ``value``, laid out alike, in a file without a name: gone with the tensor, or with the process."""
-    dense = value if value.is_contiguous() or value.is_contiguous(memory_format=torch.channels_last) else value.contiguous()
-    with tempfile.NamedTemporaryFile(prefix="halfstep-") as file:
-        stored = torch.from_file(str(Path(file.name)), shared=True, size=dense.numel(), dtype=dense.dtype)
-    copy = stored.as_strided(dense.shape, dense.stride()).copy_(dense)
-    copy.is_in_file = True  # type: ignore[attr-defined]
-    return copy
