@@ -1,7 +1,8 @@
 """From a user's model to the graph every step works on.
 
 ``torch.export`` records the operators (ATen vocabulary); what comes out is made functional, gets its batch norms and dropouts back as
-modules, and every node learns the user's module name. The user's model is left as it was: all tensors are copied.
+modules, its attention is written out, and every node learns the user's module name. The user's model is left as it was: all tensors are
+copied.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
 from halfstep.errors import DataError, ModelError
+from halfstep.graph.attention import MASKED, write_out_attention
 from halfstep.graph.check import check
 from halfstep.graph.functionalize import functional_module
 from halfstep.graph.lift import lift_modules
@@ -43,6 +45,7 @@ def capture(model: nn.Module | ExportedProgram, inputs: tuple[Tensor, ...]) -> G
         program, batch_size = _export(model, inputs, notes)
     graph = _own_copy(program)
     lift_modules(graph)
+    write_out_attention(graph)
     graph.graph.eliminate_dead_code()
     name_nodes(graph, getattr(model, "input_names", ()))
     _describe(graph)
@@ -162,16 +165,22 @@ def _resolve(module: nn.Module, path: str) -> object:
 
 
 def _copied(value: object) -> object:
-    """A tensor's copy without subnormal numbers, parameters staying parameters; anything else itself."""
+    """A tensor's copy without subnormal numbers and infinite masks, parameters staying parameters; anything else itself."""
     if not isinstance(value, Tensor):
         return value
     copied = without_subnormals(value.detach().clone())
-    return nn.Parameter(copied, value.requires_grad) if isinstance(value, nn.Parameter) else copied
+    if isinstance(value, nn.Parameter):
+        return nn.Parameter(copied, value.requires_grad)
+    return copied.masked_fill_(copied == -torch.inf, MASKED) if copied.dtype is torch.float32 else copied
 
 
 def _refuse_non_finite(state: dict[str, Tensor | nn.Parameter]) -> None:
+    """A buffer may hold minus infinity: a mask for a softmax."""
     for name, tensor in state.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        bad = ~torch.isfinite(tensor) if tensor.is_floating_point() else torch.zeros(1, dtype=torch.bool)
+        if not isinstance(tensor, nn.Parameter):
+            bad = bad & (tensor != -torch.inf)
+        if bool(bad.any()):
             raise ModelError(f"The weights of '{name}' hold NaN or infinite values: load a sound checkpoint.")
 
 

@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from torch.fx import GraphModule, Node
 
 _ONNX_NODE = "halfstep.onnx_import.network.OneOperation"
-_CONTAINERS = ("torch.nn.modules.container", "torch.nn.modules.module")
+# Layers of torch.nn that consist of several.
+_CONTAINERS = ("torch.nn.modules.container", "torch.nn.modules.module", "torch.nn.modules.transformer", "torch.nn.modules.rnn",
+               "torch.nn.modules.activation.MultiheadAttention")  # fmt: skip
 
 
 def module_path(node: Node) -> str:

@@ -5,6 +5,7 @@ The rules follow the roles of ``graph/operators.py``:
 role of the operator    its operands          its output
 WEIGHTED, PRODUCT       all on a grid         its own grid, placed behind a CLIP that is its only user
 MERGE                   all on a grid         likewise
+a mask's sum            as they are           none: it belongs to the softmax (``graph/masking.py``)
 AVERAGE                 as they are           its own grid if its input is on one
 CLIP                    as they are           its own grid if its input is on one or is fused into it
 PASS                    as they are           the very quantizer of its input, if that is on a grid (as an input of the network is, where
@@ -32,6 +33,7 @@ from torch.fx import GraphModule, Node
 from halfstep.errors import GraphError, did_you_mean
 from halfstep.graph.edges import quantizer_of
 from halfstep.graph.edit import attribute, finish, insert_quantizer
+from halfstep.graph.masking import is_mask_sum
 from halfstep.graph.names import operator_name
 from halfstep.graph.operators import (
     ASKING,
@@ -146,6 +148,8 @@ def _asks(node: Node, scheme: Scheme) -> bool:
         return False
     if role_of(node) in (Role.PRODUCT, Role.MERGE) and num_tensors(node) < 2:
         return False  # a number is added or multiplied
+    if is_mask_sum(node):
+        return False
     return scheme.weight_grid(Place(node.meta["name"]), None) is not None or role_of(node) is not Role.WEIGHTED
 
 
