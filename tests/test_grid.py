@@ -126,15 +126,48 @@ def test_a_grid_is_a_value() -> None:
 @pytest.mark.parametrize(("axis", "shape"), [(0, (3, 1, 1, 1)), (1, (1, 3, 1, 1)), (3, (1, 1, 1, 3)), (-1, (1, 1, 1, 3))])
 def test_along_broadcasts_over_the_channel_axis(axis: int, shape: tuple[int, ...]) -> None:
     parameter = torch.arange(3.0)
-    along = Grid(8, True, channel_axis=axis).along(parameter, 4)
+    along = Grid(8, True, channel_axis=axis).along(parameter, (3, 3, 3, 3))
     assert along.shape == shape
     assert along.flatten().tolist() == parameter.tolist()
 
 
 def test_along_leaves_single_numbers_as_they_are() -> None:
     one = torch.tensor(2.0)
-    assert Grid(8, True).along(one, 4) is one
-    assert Grid(8, True, channel_axis=1).along(one, 4) is one
+    assert Grid(8, True).along(one, (3, 3)) is one
+    assert Grid(8, True, channel_axis=1).along(one, (3, 3)) is one
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 4), st.integers(1, 40), st.integers(1, 20), st.booleans(), st.integers(0, 2**31))
+def test_a_group_is_a_tensor_on_its_own(num_channels: int, num_entries: int, group_size: int, symmetric: bool, seed: int) -> None:
+    """Whether or not the size divides the row."""
+    generator = torch.Generator().manual_seed(seed)
+    grid = Grid(4, True, symmetric, 0, group_size=group_size)
+    x = torch.randn(num_channels, num_entries, generator=generator)
+    shape = grid.scale_shape(x.shape)
+    assert shape == (num_channels, -(-num_entries // group_size))
+    scale = torch.rand(shape, generator=generator) + 0.1
+    zero_point = torch.zeros(shape) if symmetric else torch.randint(-8, 8, shape, generator=generator).float()
+    together = quantize_affine(x, scale, zero_point, grid)
+    for channel in range(num_channels):
+        for group in range(shape[1]):
+            place = channel, slice(group * group_size, (group + 1) * group_size)
+            alone = quantize_affine(x[place], scale[channel, group], zero_point[channel, group], grid.per_tensor())
+            assert torch.equal(together.codes[place], alone.codes)
+            assert torch.equal(together.dequantize()[place], alone.dequantize())
+
+
+def test_the_scale_has_the_shape_of_what_shares_it() -> None:
+    assert Grid(4, True).scale_shape((3, 5)) == ()
+    assert Grid(4, True, channel_axis=1).scale_shape((3, 5, 2)) == (5,)
+    assert Grid(4, True, channel_axis=0, group_size=2).scale_shape((3, 5)) == (3, 3)
+    assert Grid(4, True, channel_axis=0, group_size=2).per_channel() == Grid(4, True, channel_axis=0)
+
+
+@pytest.mark.parametrize(("axis", "size"), [(None, 32), (1, 32), (0, 0)])
+def test_groups_belong_to_output_channels(axis: int | None, size: int) -> None:
+    with pytest.raises(RecipeError, match="set per_channel where group_size is set"):
+        Grid(4, True, channel_axis=axis, group_size=size)
 
 
 @pytest.mark.parametrize(("axis", "shape"), [(0, (3, 2, 5)), (1, (2, 3, 5)), (2, (2, 5, 3))])

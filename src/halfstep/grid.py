@@ -3,12 +3,14 @@
     value = (codes - zero_point) * scale
 
 A `Grid` says which integers exist; `scale` and `zero_point` say where they lie on the real line. They hold one number for the
-whole tensor (shape ``[]``) or one a channel (shape ``[C]``, along ``grid.channel_axis``).
+whole tensor (shape ``[]``), one a channel (shape ``[C]``, along ``grid.channel_axis``), or one for each group of neighbouring entries of a
+row of a matrix (shape ``[C, num_groups]``); where ``grid.group_size`` does not divide the row, its last group is shorter.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,7 +28,8 @@ class Grid:
     """``Grid(bits=4, signed=True, symmetric=True, channel_axis=0)``: int4, one scale for each output channel.
 
     symmetric: the zero point is 0 (unsigned too); otherwise it may be any code. narrow: the lowest signed code is left out, so
-    that the grid mirrors itself ([-127, 127] instead of [-128, 127]).
+    that the grid mirrors itself ([-127, 127] instead of [-128, 127]). group_size: of a matrix whose rows are the channels, how many entries
+    of a row share a scale; None: all of them.
     """
 
     bits: int
@@ -34,22 +37,33 @@ class Grid:
     symmetric: bool = True
     channel_axis: int | None = None
     narrow: bool = False
+    group_size: int | None = None
 
     def __post_init__(self) -> None:
         if not 2 <= self.bits <= 32:
             raise RecipeError(f"A grid has 2 to 32 bits, not {self.bits}.")
         if self.narrow and not self.signed:
             raise RecipeError("Only a signed grid can be narrow: an unsigned one has no lowest code to leave out.")
+        if self.group_size is not None and (self.group_size < 1 or self.channel_axis != 0):
+            raise RecipeError("A grid has groups of 1 or more entries of each channel of axis 0: set per_channel where group_size is set.")
 
     @classmethod
-    def parse(cls, type_name: str, *, symmetric: bool = True, channel_axis: int | None = None, narrow: bool = False) -> Grid:
+    def parse(
+        cls,
+        type_name: str,
+        *,
+        symmetric: bool = True,
+        channel_axis: int | None = None,
+        narrow: bool = False,
+        group_size: int | None = None,
+    ) -> Grid:
         """The grid of a type written as in a recipe: "int8", "uint4" (2 to 16 bits); raises `RecipeError` otherwise."""
         match = _TYPE.fullmatch(type_name)
         if match is None or not 2 <= int(match[2]) <= 16:
             known = [f"{sign}int{bits}" for sign in ("", "u") for bits in range(2, 17)]
             raise RecipeError(f"'{type_name}' is not an integer type of 2 to 16 bits. {did_you_mean(type_name, known)}")
         signed = not match[1]
-        return cls(int(match[2]), signed, symmetric, channel_axis, narrow and signed)
+        return cls(int(match[2]), signed, symmetric, channel_axis, narrow and signed, group_size)
 
     @property
     def minimum(self) -> int:
@@ -80,15 +94,30 @@ class Grid:
 
     def per_tensor(self) -> Grid:
         """The same integers with one scale for the whole tensor."""
-        return replace(self, channel_axis=None)
+        return replace(self, channel_axis=None, group_size=None)
 
-    def along(self, parameter: Tensor, num_dimensions: int) -> Tensor:
-        """``parameter`` of shape [] or [C], shaped to broadcast against a tensor of ``num_dimensions`` axes."""
+    def per_channel(self) -> Grid:
+        """The same integers with one scale for each channel, not for each group of its entries."""
+        return replace(self, group_size=None)
+
+    def scale_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The shape of scale and zero point of a tensor of ``shape``: [], [C] or [C, num_groups]."""
+        if self.channel_axis is None:
+            return ()
+        if self.group_size is None:
+            return (shape[self.channel_axis],)
+        num_channels, num_entries = shape
+        return num_channels, -(-num_entries // self.group_size)
+
+    def along(self, parameter: Tensor, shape: Sequence[int]) -> Tensor:
+        """``parameter`` of shape [], [C] or [C, num_groups], shaped to broadcast against a tensor of ``shape``."""
         if self.channel_axis is None or parameter.ndim == 0:
             return parameter
-        shape = [1] * num_dimensions
-        shape[self.channel_axis] = -1
-        return parameter.view(shape)
+        if self.group_size is not None:
+            return parameter.repeat_interleave(self.group_size, 1)[:, : shape[1]]
+        broadcast = [1] * len(shape)
+        broadcast[self.channel_axis] = -1
+        return parameter.view(broadcast)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; ``Grid(**grid.to_json()) == grid``."""
@@ -106,8 +135,8 @@ class Quantized:
 
     def dequantize(self) -> Tensor:
         """``(codes - zero_point) * scale``, in the type of ``codes``."""
-        dimensions = self.codes.ndim
-        zero_point, scale = self.grid.along(self.zero_point, dimensions), self.grid.along(self.scale, dimensions)
+        shape = self.codes.shape
+        zero_point, scale = self.grid.along(self.zero_point, shape), self.grid.along(self.scale, shape)
         return (self.codes - zero_point) * scale
 
     def integers(self) -> Tensor:
@@ -140,6 +169,6 @@ def quantize_affine(x: Tensor, scale: Tensor, zero_point: Tensor, grid: Grid) ->
 
     Straight-through in x: gradient 1 where the code lies inside the grid, 0 where it is clipped.
     """
-    codes = round_straight_through(x / grid.along(scale, x.ndim))
-    codes = torch.clamp(codes + grid.along(zero_point, x.ndim), grid.minimum, grid.maximum)
+    codes = round_straight_through(x / grid.along(scale, x.shape))
+    codes = torch.clamp(codes + grid.along(zero_point, x.shape), grid.minimum, grid.maximum)
     return Quantized(codes, scale, zero_point, grid)

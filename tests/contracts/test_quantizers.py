@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import inspect
 import json
 from typing import Any
@@ -16,19 +17,22 @@ from halfstep.quantizers import QUANTIZERS, AbstractQuantizer, UniformQuantizer,
 pytestmark = pytest.mark.parametrize("name", list(QUANTIZERS))
 
 NUM_CHANNELS = 5
+SHAPE = NUM_CHANNELS, 40
 GRIDS = [
     Grid(bits, signed, symmetric, channel_axis)
     for bits in (2, 3, 4, 8)
     for signed in (True, False)
     for symmetric in (True, False)
     for channel_axis in (None, 0)
-]
-each_grid = pytest.mark.parametrize("grid", GRIDS, ids=lambda g: f"{g.type_name}-{'sym' if g.symmetric else 'asym'}-{g.channel_axis}")
-PARTS = {"num_channels", "sources"}
+] + [Grid(4, True, symmetric, 0, group_size=16) for symmetric in (True, False)]  # of 40 entries: the last group is shorter
+each_grid = pytest.mark.parametrize(
+    "grid", GRIDS, ids=lambda g: f"{g.type_name}-{'sym' if g.symmetric else 'asym'}-{g.channel_axis}-{g.group_size}"
+)
+PARTS = {"num_channels", "num_groups", "sources"}
 
 
 def uniform(grid: Grid, scale: float = 0.3) -> UniformQuantizer:
-    quantizer = UniformQuantizer(grid, None if grid.channel_axis is None else NUM_CHANNELS)
+    quantizer = UniformQuantizer(grid, *grid.scale_shape(SHAPE))
     shape = quantizer.scale.shape
     widths = scale * (1 + torch.arange(quantizer.scale.numel()).view(shape) / 10)
     zero_point = 0 if grid.symmetric else (grid.minimum + grid.maximum + 1) // 2
@@ -45,7 +49,8 @@ def built(name: str, grid: Grid) -> AbstractQuantizer:
     }
     assert required <= PARTS, f"the contract does not know how to build {name}: {required - PARTS}"
     arguments: dict[str, Any] = {"num_channels": None if grid.channel_axis is None else NUM_CHANNELS}
-    arguments["sources"] = uniform(Grid(8, False, False), 0.5), uniform(Grid(8, True, channel_axis=grid.channel_axis))
+    arguments["num_groups"] = grid.scale_shape(SHAPE)[1] if grid.group_size is not None else None
+    arguments["sources"] = uniform(Grid(8, False, False), 0.5), uniform(dataclasses.replace(grid, bits=8, signed=True, symmetric=True))
     quantizer = QUANTIZERS[name](grid, **{part: arguments[part] for part in required})
     if not quantizer.is_calibrated:
         like = uniform(grid)
@@ -68,13 +73,13 @@ def rebuilt(quantizer: AbstractQuantizer) -> AbstractQuantizer:
 
 def values(generator: torch.Generator) -> torch.Tensor:
     """[5, 40], a good part of it beyond the small grids."""
-    return torch.randn(NUM_CHANNELS, 40, generator=generator) * 2
+    return torch.randn(SHAPE, generator=generator) * 2
 
 
 @each_grid
 def test_codes_are_integers_on_the_grid(name: str, grid: Grid, generator: torch.Generator) -> None:
     quantized = built(name, grid).quantize(values(generator))
-    assert quantized.codes.shape == (NUM_CHANNELS, 40)
+    assert quantized.codes.shape == SHAPE
     assert quantized.codes.is_floating_point()
     assert torch.equal(quantized.codes, quantized.codes.round())
     assert grid.minimum <= quantized.codes.min() and quantized.codes.max() <= grid.maximum

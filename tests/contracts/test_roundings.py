@@ -19,23 +19,28 @@ OPERATOR = LinearOperator((1, 1), (1, 1), (1, 1))
 
 
 def problem(grid: Grid, generator: torch.Generator) -> RoundingProblem:
-    """A weight [6, 4, 3, 3] whose largest values lie beyond the grid; channels of different width, and all a method may ask for."""
+    """A weight whose largest values lie beyond the grid; channels of different width, and all a method may ask for.
+
+    Of a convolution, [6, 4, 3, 3]; on a grid with groups of a linear layer, [6, 20].
+    """
     weight = torch.randn(6, 4, 3, 3, generator=generator) * torch.tensor([0.01, 0.1, 1, 3, 10, 0])[:, None, None, None]
-    shape = () if grid.channel_axis is None else (weight.shape[grid.channel_axis],)
+    weight = weight if grid.group_size is None else weight.flatten(1)[:, :20].contiguous()
+    shape, operator = grid.scale_shape(weight.shape), OPERATOR if grid.group_size is None else LinearOperator()
     scale = (torch.rand(shape, generator=generator) + 0.5) * 3 / grid.num_levels
     zero_point = torch.zeros(shape) if grid.symmetric else torch.full(shape, float((grid.minimum + grid.maximum) // 2))
-    return with_data(RoundingProblem(weight, scale, zero_point, grid, OPERATOR, bias=torch.zeros(6)), generator)
+    return with_data(RoundingProblem(weight, scale, zero_point, grid, operator, bias=torch.zeros(6)), generator)
 
 
 def with_data(task: RoundingProblem, generator: torch.Generator) -> RoundingProblem:
     """Inputs of which the quantized ones are a little off, and what follows from them."""
-    exact = torch.rand(40, task.weight.shape[1], 6, 6, generator=generator)
+    operator, num_inputs = task.operator, task.weight.shape[1]
+    exact = torch.rand(40, *((num_inputs, 6, 6) if operator.num_axes else (36, num_inputs)), generator=generator)
     quantized = exact + 0.02 * torch.randn(exact.shape, generator=generator)
     positions = torch.arange(36).expand(40, -1)
-    x, y = (OPERATOR.patches(part, task.weight, positions).double() for part in (exact, quantized))
+    x, y = (operator.patches(part, task.weight, positions).double() for part in (exact, quantized))
     count = x.shape[1]
     moments = Moments(y.transpose(1, 2) @ y / count, x.transpose(1, 2) @ y / count, y.mean(1), x.mean(1), count)
-    samples = LayerSamples(quantized, exact, OPERATOR(exact, task.weight, task.bias), torch.relu)
+    samples = LayerSamples(quantized, exact, operator(exact, task.weight, task.bias), torch.relu)
     factor = torch.randn(task.weight.numel(), 20, generator=generator, dtype=torch.float64)
     return dataclasses.replace(task, moments=moments, samples=lambda: samples, curvature=lambda: factor @ factor.T)
 
@@ -51,7 +56,20 @@ def seeded(seed: int) -> torch.Generator:
 def test_codes_are_integers_on_the_grid_next_to_the_weight(
     name: str, bits: int, signed: bool, symmetric: bool, channel_axis: int | None, generator: torch.Generator
 ) -> None:
-    task = problem(Grid(bits, signed, symmetric, channel_axis), generator)
+    _check(name, problem(Grid(bits, signed, symmetric, channel_axis), generator))
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("group_size", [8, 32])
+def test_codes_with_a_scale_for_each_group(name: str, bits: int, symmetric: bool, group_size: int, generator: torch.Generator) -> None:
+    """Of 20 entries: groups of 8, 8 and 4, or a single one that is shorter than it might be."""
+    task = problem(Grid(bits, True, symmetric, 0, group_size=group_size), generator)
+    assert task.scale.shape == (6, -(-20 // group_size))
+    _check(name, task)
+
+
+def _check(name: str, task: RoundingProblem) -> None:
     before = task.weight.clone()
     method = zoo.quick_rounding(name)
     quantized = method.round(task, seeded(0))
@@ -68,7 +86,8 @@ def test_codes_are_integers_on_the_grid_next_to_the_weight(
         return  # may go further than the two codes next to a weight, and may refit the scale
     assert torch.equal(quantized.scale, task.scale)
     # strictly less than a step from the real position, itself rounded at most twice at a size below 2^11: 2 * 2^-14
-    position = task.weight.double() / grid.along(task.scale.double(), 4) + grid.along(task.zero_point.double(), 4)
+    shape = task.weight.shape
+    position = task.weight.double() / grid.along(task.scale.double(), shape) + grid.along(task.zero_point.double(), shape)
     assert bool(((codes - position.clamp(grid.minimum, grid.maximum)).abs() < 1 + 2.0**-13).all())
 
 
@@ -108,11 +127,23 @@ def test_zeros_that_must_stay_stay(name: str, generator: torch.Generator) -> Non
 
 def test_what_is_dequantized_is_rounded_to_the_same_codes(name: str, generator: torch.Generator) -> None:
     """The step `round` stores the dequantized weight; its quantizer must find the same codes in it."""
-    for grid in (Grid(2, True), Grid(4, True, channel_axis=0), Grid(8, False, False, 0)):
+    for grid in (Grid(2, True), Grid(4, True, channel_axis=0), Grid(8, False, False, 0), Grid(4, True, False, 0, group_size=8)):
         task = problem(grid, generator)
         quantized = zoo.quick_rounding(name).round(task, seeded(0))
         again = quantize_affine(quantized.dequantize(), quantized.scale, task.zero_point, grid)
         assert torch.equal(again.codes, quantized.codes)
+
+
+def test_groups_that_share_a_scale_are_one_channel(name: str, generator: torch.Generator) -> None:
+    """Equal scales in all groups of a row, and the same codes as with one scale for it, where the scale may not be refitted."""
+    grid = Grid(3, True, channel_axis=0, group_size=8)
+    task = dataclasses.replace(problem(grid, generator), is_scale_fixed=True)
+    task = dataclasses.replace(task, scale=task.scale[:, :1].expand(-1, 3).contiguous())
+    single = dataclasses.replace(
+        task, grid=grid.per_channel(), scale=task.scale[:, 0].contiguous(), zero_point=task.zero_point[:, 0].clone()
+    )
+    found, expected = (zoo.quick_rounding(name).round(part, seeded(3)) for part in (task, single))
+    assert torch.equal(found.codes, expected.codes)
 
 
 def test_is_a_rounding(name: str) -> None:

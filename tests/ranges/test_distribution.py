@@ -28,6 +28,20 @@ def test_a_channel_axis_gives_a_row_a_channel(axis: int, generator: torch.Genera
         assert distribution.minimum[channel] == alone.minimum[0] and distribution.maximum[channel] == alone.maximum[0]
 
 
+@pytest.mark.parametrize("num_entries", [12, 13, 15, 3])
+def test_a_group_size_gives_a_row_a_group(num_entries: int, generator: torch.Generator) -> None:
+    """Of 13 entries in fours, the last group has one; what fills it up occurs 0 times and is not beyond its extremes."""
+    x = torch.randn(3, num_entries, generator=generator)
+    distribution = Distribution.of_tensor(x, 0, 4)
+    parts = [part for row in x for part in row.split(4)]
+    assert len(distribution.values) == len(parts)
+    counts = distribution.counts.expand_as(distribution.values)
+    for index, part in enumerate(parts):
+        assert distribution.values[index][counts[index] > 0].tolist() == sorted(part.tolist())
+        assert (distribution.minimum[index], distribution.maximum[index]) == (part.min(), part.max())
+        assert bool((distribution.values[index].diff() >= 0).all())
+
+
 def test_extremes_contain_zero() -> None:
     x = torch.tensor([[1.0, 2.0], [-2.0, -1.0], [-1.0, 3.0], [0.0, 0.0]])
     low, high = Distribution.of_tensor(x, 0).extremes()

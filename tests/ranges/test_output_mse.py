@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from halfstep.grid import Grid
+from halfstep.grid import Grid, quantize_affine
 from halfstep.ranges import AbstractRange, Distribution, MeanSquaredError, MinMax, OutputMeanSquaredError
 
 
@@ -61,6 +61,25 @@ def test_never_worse_than_the_start(grid: Grid, generator: torch.Generator) -> N
             old, new = old.sum(), new.sum()
         assert bool((new <= old * (1 + 1e-9)).all())
         assert float(new.sum()) < float(old.sum())
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_groups_are_never_worse_than_the_start(symmetric: bool, generator: torch.Generator) -> None:
+    """Together, for a row's error is not the sum of its groups'; 9 entries in groups of 4, 4 and 1."""
+    weight, gram, target = problem(generator, groups=1, rows=5, d=9)
+    grid = Grid(3, True, symmetric, 0, group_size=4)
+    distribution = Distribution.of_tensor(weight[0], 0, 4)
+    before = [part.view(5, 3) for part in MinMax().range(distribution, grid).fit(grid)]
+    after = OutputMeanSquaredError().refine(weight, gram, target, grid, *before)
+    assert all(part.shape == (5, 3) for part in after) and bool((after[0] > 0).all())
+
+    def total(scale: Tensor, zero_point: Tensor) -> Tensor:
+        difference = quantize_affine(weight[0].double(), scale.double(), zero_point.double(), grid).dequantize() - target[0]
+        return ((difference @ gram[0]) * difference).sum(-1)
+
+    old, new = total(*before), total(*after)
+    assert bool((new <= old * (1 + 1e-9)).all())
+    assert float(new.sum()) < 0.9 * float(old.sum())
 
 
 def test_float32_in_float32_out(generator: torch.Generator) -> None:

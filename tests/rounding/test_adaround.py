@@ -92,7 +92,7 @@ def test_a_neighbour_of_each_weight_within_the_limits(grid: Grid) -> None:
     task = replace(task, weight=task.weight.masked_fill(keep, 0), keep=keep, zero_point=torch.full(shape, float(not grid.symmetric)))
     codes = solve(task, num_iterations=20)
     low, high = task.limits()
-    integers = codes - task.grid.along(task.zero_point, 2)
+    integers = codes - task.grid.along(task.zero_point, codes.shape)
     assert bool(((integers >= low) & (integers <= high)).all())
     assert bool((integers[:, 3] == 0).all())
     inside = torch.minimum(torch.maximum(task.position(), low), high)

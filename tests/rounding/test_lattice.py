@@ -12,6 +12,7 @@ from torch import Tensor
 from halfstep.errors import CalibrationError
 from halfstep.grid import Grid, Quantized
 from halfstep.rounding import GPTQ, CoordinateDescent, Lattice, LinearOperator, Moments, RoundingProblem
+from halfstep.rounding.scale_refit import RefitOfGroups, refit_for
 
 
 def moments(generator: torch.Generator, groups: int, size: int) -> Moments:
@@ -24,11 +25,18 @@ def moments(generator: torch.Generator, groups: int, size: int) -> Moments:
     return Moments(inputs.mT @ inputs / count, real.mT @ inputs / count, inputs.mean(1), real.mean(1), count)
 
 
-def problem(generator: torch.Generator, rows: int = 8, size: int = 30, bits: int = 2, channel_axis: int | None = 0) -> RoundingProblem:
+def problem(
+    generator: torch.Generator,
+    rows: int = 8,
+    size: int = 30,
+    bits: int = 2,
+    channel_axis: int | None = 0,
+    group_size: int | None = None,
+) -> RoundingProblem:
     weight = torch.randn(rows, size, generator=generator)
-    shape = () if channel_axis is None else (weight.shape[channel_axis],)
+    grid = Grid(bits, True, True, channel_axis, group_size=group_size)
+    shape = grid.scale_shape(weight.shape)
     scale = torch.full(shape, 2.2 / 2 ** (bits - 1)) * (1 + 0.1 * torch.rand(shape, generator=generator))
-    grid = Grid(bits, True, True, channel_axis)
     return RoundingProblem(weight, scale, torch.zeros(shape), grid, LinearOperator(), moments=moments(generator, 1, size))
 
 
@@ -53,11 +61,13 @@ def test_most_effort_finds_the_optimum(seed: int) -> None:
         assert float(found[row]) == pytest.approx(float(least), rel=1e-9)
 
 
-@pytest.mark.parametrize("channel_axis", [None, 0, 1])
+@pytest.mark.parametrize(("channel_axis", "group_size"), [(None, None), (0, None), (1, None), (0, 8)])
 @pytest.mark.parametrize("bits", [2, 4])
-def test_never_worse_than_the_other_methods(bits: int, channel_axis: int | None, generator: torch.Generator) -> None:
+def test_never_worse_than_the_other_methods(
+    bits: int, channel_axis: int | None, group_size: int | None, generator: torch.Generator
+) -> None:
     """Of each row with the scale held; of the layer with the scale refitted. float32 searches: 1e-5."""
-    task = problem(generator, bits=bits, channel_axis=channel_axis)
+    task = problem(generator, bits=bits, channel_axis=channel_axis, group_size=group_size)
     options = {"asymmetric": True, "centred": True, "damping": 0.01}
     others = [method.from_options(options).round(task, generator) for method in (GPTQ, CoordinateDescent)]
     others.append(solved(task, effort=0))
@@ -76,6 +86,44 @@ def test_no_other_scale_is_better(channel_axis: int | None, generator: torch.Gen
     least = float(error(task, found).sum())
     for factor in (0.999, 1.001):
         assert float(error(task, replace(found, scale=found.scale * factor)).sum()) > least
+
+
+@pytest.mark.parametrize("group_size", [8, 30])
+def test_no_other_scale_of_a_group_is_better(group_size: int, generator: torch.Generator) -> None:
+    """The error is a quadratic form in the scales of a row: at the refitted ones each slope is 0, up to what is not worth changing."""
+    task = problem(generator, bits=3, group_size=group_size)
+    codes = solved(task).codes
+    vector = Lattice().vector(task)
+    refit = refit_for(task)
+    assert isinstance(refit, RefitOfGroups)
+    _, scale = refit.refitted(task, vector, codes, task.scale)
+    for _ in range(50):
+        _, scale = refit.refitted(task, vector, codes, scale)
+    found = Quantized(codes, scale, task.zero_point, task.grid)
+    least = error(task, found)
+    for group in range(scale.shape[1]):
+        for factor in (0.99, 1.01):
+            other = scale.clone()
+            other[:, group] *= factor
+            assert bool((error(task, replace(found, scale=other)) > least).all())
+
+
+def test_a_single_group_is_refitted_as_a_row(generator: torch.Generator) -> None:
+    grouped = problem(generator, bits=3, group_size=32)
+    single = replace(grouped, grid=grouped.grid.per_channel(), scale=grouped.scale[:, 0], zero_point=grouped.zero_point[:, 0])
+    one, other = solved(grouped), solved(single)
+    assert torch.equal(one.codes, other.codes)
+    torch.testing.assert_close(one.scale[:, 0], other.scale, rtol=1e-6, atol=0)  # sums in another order
+
+
+def test_a_group_whose_codes_are_all_zero_keeps_its_scale(generator: torch.Generator) -> None:
+    task = problem(generator, group_size=8)
+    task = replace(task, weight=task.weight * (torch.arange(30) >= 8))
+    found = solved(task, effort=1, asymmetric=False)
+    assert bool((found.scale > 0).all()) and bool(torch.isfinite(found.scale).all())
+    is_zero = (found.codes[:, :8] == 0).all(1)
+    assert bool(is_zero.any())
+    assert torch.equal(found.scale[is_zero, 0], task.scale[is_zero, 0])
 
 
 def test_a_scale_of_each_input_channel_stays(generator: torch.Generator) -> None:

@@ -110,7 +110,7 @@ def test_the_best_of_all_choices(solver: AbstractQubo, grid: Grid, options: dict
     found = with_options(solver, **options).round(problem, generator)
     torch.testing.assert_close(quadratic_cost(problem, found, **options), least(problem, **options), rtol=1e-5, atol=1e-5)
     below, above = neighbours(problem)
-    integers = found.codes - grid.along(problem.zero_point, 4)
+    integers = found.codes - grid.along(problem.zero_point, found.codes.shape)
     assert bool(((integers == below) | (integers == above)).all())
 
 

@@ -15,6 +15,7 @@ from halfstep.steps import part
 
 CASES = {
     "linear": (LinearOperator(), (7, 5), 0),
+    "linear, in groups": (LinearOperator(), (7, 5), 0),
     "conv": (LinearOperator((1, 1), (1, 1), (1, 1)), (6, 4, 3, 3), 0),
     "grouped": (LinearOperator((1, 1), (1, 1), (1, 1), 2), (6, 4, 3, 3), 0),
     "depthwise": (LinearOperator((1,), (1,), (1,), 5), (5, 1, 3), 0),
@@ -26,7 +27,8 @@ CASES = {
 def problem(case: str, generator: torch.Generator) -> RoundingProblem:
     operator, shape, axis = CASES[case]
     weight = torch.randn(shape, generator=generator)
-    scale = torch.tensor(0.3) if axis is None else torch.rand(shape[axis], generator=generator) + 0.1
+    grid = Grid(4, True, channel_axis=axis, group_size=2 if case.endswith("groups") else None)
+    scale = torch.tensor(0.3) if axis is None else torch.rand(grid.scale_shape(shape), generator=generator) + 0.1
     num_inputs = shape[0] if operator.is_transposed else shape[1] * operator.groups
     x = torch.randn(20, num_inputs, *(5,) * operator.num_axes, generator=generator)
     positions = torch.arange(operator.num_positions(x, weight)).expand(20, -1)
@@ -37,7 +39,6 @@ def problem(case: str, generator: torch.Generator) -> RoundingProblem:
     samples = LayerSamples(x, x, operator(x, weight, bias))
     keep = torch.rand(shape, generator=generator) < 0.3
     moments = Moments(gram, gram, patches.mean(1), patches.mean(1), patches.shape[1])
-    grid = Grid(4, True, channel_axis=axis)
     return RoundingProblem(weight, scale, torch.zeros_like(scale), grid, operator, bias, moments, lambda: samples, keep=keep)
 
 

@@ -33,7 +33,7 @@ def positions(result: Result) -> list[tuple[Tensor, Tensor]]:
     pairs = []
     for layer in weighted_layers(result.model):
         quantizer, source = quantizer_of(layer.weight), behind_quantizer(layer.weight)
-        scale = quantizer.grid.along(quantizer.scale, 4 if "conv" in layer.name else 2)
+        scale = quantizer.grid.along(quantizer.scale, attribute(result.model, source).shape)
         real = dict(result.float_model.named_parameters())[str(source.target)]
         pairs.append((real.detach() / scale, attribute(result.model, source).detach() / scale))
     return pairs

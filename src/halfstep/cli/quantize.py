@@ -39,6 +39,15 @@ def quantize(
             "--activations", metavar="TYPE", help="Type of the activations instead of the recipe's: uint8, int8 ...", show_default=False
         ),
     ] = None,
+    group_size: Annotated[
+        int | None,
+        typer.Option(
+            "--group-size",
+            metavar="NUMBER",
+            help="Inputs of a linear layer's output channel that share a scale, instead of the recipe's: 16, 32, 64 ...; 0: all of them.",
+            show_default=False,
+        ),
+    ] = None,
     requantization: Annotated[
         str | None,
         typer.Option(
@@ -88,6 +97,8 @@ def quantize(
     chosen = hs.Recipe.load(recipe)
     if weights is not None or activations is not None:
         chosen = chosen.with_types(weights=weights, activations=activations)
+    if group_size is not None:
+        chosen = chosen.with_group_size(group_size)
     if requantization is not None:
         chosen = chosen.with_requantization(requantization)
     preprocessing = PreprocessingOptions(mean, std, scale, size, crop).parse() or chosen.preprocessing

@@ -48,7 +48,8 @@ class AbstractQuantizer(nn.Module):
 
     def extra_repr(self) -> str:
         """Shown by ``print(model)``."""
-        return f"{self.grid.type_name}, channel_axis={self.grid.channel_axis}, is_enabled={self.is_enabled}"
+        groups = "" if self.grid.group_size is None else f"group_size={self.grid.group_size}, "
+        return f"{self.grid.type_name}, channel_axis={self.grid.channel_axis}, {groups}is_enabled={self.is_enabled}"
 
 
 QUANTIZERS: Registry[AbstractQuantizer] = Registry("quantizer")

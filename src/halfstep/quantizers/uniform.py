@@ -22,16 +22,18 @@ from halfstep.quantizers.abstract import QUANTIZERS, AbstractQuantizer
 @final
 @QUANTIZERS.register("uniform")
 class UniformQuantizer(AbstractQuantizer):
-    """Evenly spaced levels, one scale for the tensor or one a channel; buffers ``scale`` and ``zero_point`` of shape [] or [C]."""
+    """Evenly spaced levels; buffers ``scale`` and ``zero_point`` of shape [], [C] or [C, num_groups], as `Grid.scale_shape` says."""
 
     scale: Tensor
     zero_point: Tensor
 
-    def __init__(self, grid: Grid, num_channels: int | None = None) -> None:
+    def __init__(self, grid: Grid, num_channels: int | None = None, num_groups: int | None = None) -> None:
         super().__init__(grid)
         if (grid.channel_axis is None) != (num_channels is None):
             raise ValueError("num_channels goes with a grid that has a channel axis")
-        shape = () if num_channels is None else (num_channels,)
+        if (grid.group_size is None) != (num_groups is None):
+            raise ValueError("num_groups goes with a grid that has groups")
+        shape = [size for size in (num_channels, num_groups) if size is not None]
         self.register_buffer("scale", torch.full(shape, torch.nan))
         self.register_buffer("zero_point", torch.zeros(shape))
 
@@ -41,7 +43,7 @@ class UniformQuantizer(AbstractQuantizer):
         return not bool(torch.isnan(self.scale).any())
 
     def set(self, scale: Tensor, zero_point: Tensor) -> None:
-        """Fix the grid on the real line and switch the quantizer on; shapes [] or [C], scale > 0, zero_point a code."""
+        """Fix the grid on the real line and switch the quantizer on; both of the shape of ``scale``, scale > 0, zero_point a code."""
         scale = scale.to(self.scale.dtype)  # before the check: what float32 cannot hold is 0 or infinite
         if not bool((scale > 0).all() and torch.isfinite(scale).all()):
             raise CalibrationError(f"A scale is positive and finite, not {scale.flatten().tolist()[:8]}.")
@@ -56,5 +58,6 @@ class UniformQuantizer(AbstractQuantizer):
         return quantize_affine(x, self.scale, self.zero_point, self.grid)
 
     def configuration(self) -> dict[str, object]:
-        """Grid and number of channels."""
-        return {**super().configuration(), "num_channels": self.scale.numel() if self.scale.ndim else None}
+        """Grid, number of channels and, where there are groups, their number."""
+        sizes = zip(("num_channels", "num_groups"), self.scale.shape, strict=False)
+        return {**super().configuration(), "num_channels": None, **dict(sizes)}

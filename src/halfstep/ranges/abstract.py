@@ -63,8 +63,8 @@ class AbstractRange(Method, ABC):
         """(scale, zero_point) once it is known what a weight's inputs look like; called where ``refines_on_data``.
 
         rows: the weight, a row for each output channel of G groups. The layer's error is (v - target) gram (v - target)ᵀ, summed over
-        the rows v of the quantized weight. scale, zero_point: those of `range`, shape [] or [G R]; what comes back has their shape and
-        type. Here: unchanged.
+        the rows v of the quantized weight. scale, zero_point: those of `range`, shape [], [G R] or [G R, num_groups]; what comes back has
+        their shape and type. Here: unchanged.
         """
         return scale, zero_point
 

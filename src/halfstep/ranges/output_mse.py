@@ -11,7 +11,8 @@ starts from it when the layer is rounded, so that x̂ is what the layer receives
 
 Search: both ends of the weight's exact range are shrunk by one factor t in (0, 1], then, on an asymmetric grid, the lower and the upper
 end in turn. As in `mse`, coarse factors are followed by finer ones about the best. One scale a tensor: the sum over all rows decides.
-The scale at the start is kept where nothing is better. Deviation: the paper does not say how it searches.
+The scale at the start is kept where nothing is better. A row with a scale for each group of entries is searched one group after the other,
+while all other groups keep the scales they have by then. Deviation: the paper does not say how it searches.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from halfstep.grid import Grid
+from halfstep.grid import Grid, quantize_affine
 from halfstep.ranges.abstract import RANGES, AbstractRange, Range
 from halfstep.ranges.distribution import Distribution
 from halfstep.ranges.mse import MeanSquaredError
@@ -54,12 +55,36 @@ class OutputMeanSquaredError(AbstractRange):
         scale: Float[Tensor, "*shape"],
         zero_point: Float[Tensor, "*shape"],
     ) -> tuple[Tensor, Tensor]:
-        """The scale (and zero point) of least output error, one for all rows or one each; never worse than the one given."""
+        """The scale (and zero point) of least output error, one for all rows or one each or one a group; never worse than the one given."""
+        if grid.group_size is not None:
+            return self._refine_groups(rows, gram, target, grid, scale, zero_point)
         is_shared = scale.numel() == 1
         if not is_shared and scale.numel() != rows.shape[0] * rows.shape[1]:
             raise ValueError(f"a scale for every row or one for all: {scale.numel()} scales for {rows.shape[0] * rows.shape[1]} rows")
-        layer = _Layer(rows.double(), gram.double(), target.double(), grid, is_shared)
-        flat = rows.reshape(1, -1) if is_shared else rows.reshape(scale.numel(), -1)
+        return self._refine(_Layer(rows.double(), gram.double(), target.double(), grid, is_shared), scale, zero_point)
+
+    def _refine_groups(
+        self, rows: Tensor, gram: Tensor, target: Tensor, grid: Grid, scale: Tensor, zero_point: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """One group of each row after the other: with e what the other groups miss, e H of the rest is a slope that the group meets."""
+        assert grid.group_size is not None
+        weight, exact, scale, zero_point = rows[0], target[0].double(), scale.clone(), zero_point.clone()
+        quantized = quantize_affine(weight, scale, zero_point, grid).dequantize()
+        for group in range(scale.shape[1]):
+            span = slice(group * grid.group_size, (group + 1) * grid.group_size)
+            missed = quantized.double() - exact
+            missed[:, span] = 0
+            slope = (missed @ gram[0].double()[:, span])[None]
+            part, block = weight[None, :, span].double(), gram[:, span, span].double()
+            layer = _Layer(part, block, exact[None, :, span], grid.per_channel(), False, slope)
+            scale[:, group], zero_point[:, group] = self._refine(layer, scale[:, group], zero_point[:, group])
+            own = scale[:, group], zero_point[:, group], layer.grid
+            quantized[:, span] = quantize_affine(weight[:, span], *own).dequantize()
+        return scale, zero_point
+
+    def _refine(self, layer: _Layer, scale: Tensor, zero_point: Tensor) -> tuple[Tensor, Tensor]:
+        grid = layer.grid
+        flat = layer.rows.reshape(layer.num_scales, -1)
         low, high = flat.amin(1).double().clamp(max=0), flat.amax(1).double().clamp(min=0)
         best = self._search(layer, lambda t: Range(low * t, high * t))
         if not grid.symmetric:
@@ -88,10 +113,13 @@ class OutputMeanSquaredError(AbstractRange):
 
 
 class _Layer:
-    """What the search asks of one layer: its output error as a function of scale and zero point."""
+    """What the search asks of one layer: its output error as a function of scale and zero point.
 
-    def __init__(self, rows: Tensor, gram: Tensor, target: Tensor, grid: Grid, is_shared: bool) -> None:
-        self.rows, self.gram, self.target, self.grid, self.is_shared = rows, gram, target, grid, is_shared
+    slope: of the error at the target, halved, where these are some of the columns and the others do not lie at their targets.
+    """
+
+    def __init__(self, rows: Tensor, gram: Tensor, target: Tensor, grid: Grid, is_shared: bool, slope: Tensor | None = None) -> None:
+        self.rows, self.gram, self.target, self.grid, self.is_shared, self.slope = rows, gram, target, grid, is_shared, slope
 
     @property
     def num_scales(self) -> int:
@@ -104,5 +132,6 @@ class _Layer:
         inverse = torch.where(step > _SMALLEST, 1 / step, 0)
         integers = (self.rows * inverse).round().clamp(self.grid.minimum - shift, self.grid.maximum - shift)
         difference = integers * step - self.target
-        found = ((difference @ self.gram) * difference).sum(-1)
+        towards = difference @ self.gram if self.slope is None else difference @ self.gram + 2 * self.slope
+        found = (towards * difference).sum(-1)
         return found.sum().view(1) if self.is_shared else found.flatten()

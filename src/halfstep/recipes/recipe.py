@@ -85,17 +85,27 @@ class Recipe(pydantic.BaseModel):
             scheme = scheme.model_copy(update={"activations": self._retyped("activations", activations)})
         return self.model_copy(update={"scheme": scheme})
 
+    def with_group_size(self, group_size: int) -> Recipe:
+        """The same recipe with a scale for so many inputs of a linear layer's output channel, 16, 32, 64 ...; 0: one for all of them.
+
+        Exceptions for single layers stay.
+        """
+        return self._with_scheme({"weights": self.scheme.weights.model_dump() | {"group_size": group_size}})
+
     def with_requantization(self, mode: str) -> Recipe:
         """The same recipe for integer programs of another requantization (`halfstep.integer.MODES`)."""
-        try:
-            scheme = Scheme.model_validate(self.scheme.model_dump() | {"requantization": mode})
-        except pydantic.ValidationError as error:
-            raise RecipeError(explain(error, f"Recipe '{self.name}'", Scheme)) from None
-        return self.model_copy(update={"scheme": scheme})
+        return self._with_scheme({"requantization": mode})
 
     def with_preprocessing(self, preprocessing: Preprocessing | None) -> Recipe:
         """The same recipe for inputs that need this preprocessing."""
         return self.model_copy(update={"preprocessing": preprocessing})
+
+    def _with_scheme(self, changes: dict[str, Any]) -> Recipe:
+        try:
+            scheme = Scheme.model_validate(self.scheme.model_dump() | changes)
+        except pydantic.ValidationError as error:
+            raise RecipeError(explain(error, f"Recipe '{self.name}'", Scheme)) from None
+        return self.model_copy(update={"scheme": scheme})
 
     def _retyped(self, role: str, type_name: str) -> Any:
         """The tensor scheme of ``role`` with another type; one of another sign, or in place of float, takes its usual symmetry."""

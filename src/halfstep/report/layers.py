@@ -97,13 +97,16 @@ def _why_float(node: Node) -> str | None:
     if any(quantizer_of(x) is None and not (x.op == "get_attr" and weighted_layer(node) is not None) for x in operands):
         return "an operand of it is in float"
     layer = weighted_layer(node)
-    if layer is not None and quantizer_of(layer.weight) is None:
+    weight = None if layer is None else quantizer_of(layer.weight)
+    if layer is not None and weight is None:
         return "its weight is in float"
+    if weight is not None and weight.grid.group_size is not None:
+        return "its weight has a scale for each group of inputs"
     return "it adds or multiplies by a number" if role is Role.MERGE and num_tensors(node) < 2 else None
 
 
 def num_bytes(graph: GraphModule) -> int:
-    """What the parameters take when every quantized tensor is stored as packed codes, its scales as float32, the rest as it is."""
+    """What the parameters take: of every quantized tensor packed codes, scales in float32 and zero points as codes, the rest as it is."""
     total, seen = 0, set()
     for node in graph.graph.nodes:
         if node.op == "get_attr" and node.target not in seen:
@@ -123,8 +126,10 @@ def _stored_bytes(x: Tensor, user: Node | None) -> int:
     quantizer = quantizer_of(user)
     if quantizer is None or not quantizer.is_enabled:
         return x.numel() * x.element_size()
-    scales = quantizer.scale.numel() * 4 if isinstance(quantizer, UniformQuantizer) else 0
-    return math.ceil(x.numel() * quantizer.grid.bits / 8) + scales
+    if not isinstance(quantizer, UniformQuantizer):  # the scale of a bias is the product of two others
+        return math.ceil(x.numel() * quantizer.grid.bits / 8)
+    num_codes = x.numel() + (0 if quantizer.grid.symmetric else quantizer.zero_point.numel())
+    return math.ceil(num_codes * quantizer.grid.bits / 8) + 4 * quantizer.scale.numel()
 
 
 def _record(graph: GraphModule, row: _Row, statistics: Statistics, weights: dict[str, Tensor], sqnr: float | None) -> LayerRecord:
@@ -175,7 +180,7 @@ def _grid_record(quantizer: UniformQuantizer, observed: tuple[float, float], sqn
     covered = float(((grid.minimum - zero_point) * scale).min()), float(((grid.maximum - zero_point) * scale).max())
     return GridRecord(
         grid.type_name, grid.bits, grid.symmetric, grid.channel_axis is not None, (float(scale.min()), float(scale.max())),
-        (int(zero_point.min()), int(zero_point.max())), covered, observed, sqnr,
+        (int(zero_point.min()), int(zero_point.max())), covered, observed, sqnr, grid.group_size,
     )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ class GridRecord:
     range: tuple[float, float]  # the real values the grid covers
     observed: tuple[float, float]  # the smallest and largest value seen (of the weights, or during calibration)
     sqnr_db: float | None  # 10 log10(E x^2 / E (x - quantized(x))^2); None where not measured or exact
+    group_size: int | None = None  # inputs of a channel that share a scale; None: all of them
 
 
 @dataclass(frozen=True)

@@ -126,6 +126,8 @@ def grid_name(record: GridRecord | None) -> str:
     """ "int8 per channel"; a dash when there is no grid of its own."""
     if record is None:
         return DASH
+    if record.group_size is not None:
+        return f"{record.grid} per {record.group_size}"
     return f"{record.grid} per channel" if record.per_channel else record.grid
 
 

@@ -66,9 +66,9 @@ class Quadratic:
 class RoundingProblem:
     """One layer's weight, the grid it has to go to, and what is known about the data it meets.
 
-    scale and zero_point have the shape [] or [C], as `Grid.along` takes them. bias: [O], of the float network. moments and samples are
-    there for methods that ask for them. curvature: the second derivative of the task loss in this weight, [weight.numel()] squared.
-    is_scale_fixed: whether the scale may not be refitted (an integer program will stand for it by a shift).
+    scale and zero_point have the shape [], [C] or [C, num_groups], as `Grid.along` takes them. bias: [O], of the float network. moments and
+    samples are there for methods that ask for them. curvature: the second derivative of the task loss in this weight,
+    [weight.numel()] squared. is_scale_fixed: whether the scale may not be refitted (an integer program will stand for it by a shift).
     keep: True where a weight of exactly 0 must stay 0 (a pruned network), of the weight's shape. row_offset: the layer's index of the
     first row here, where the rows are shared out over processes; gather: one number a row -> those of all rows of the layer.
     progress: to be called now and then with the share of the work that is done, 0 to 1.
@@ -91,7 +91,7 @@ class RoundingProblem:
 
     def step(self) -> Tensor:
         """The scale, shaped to broadcast against the weight."""
-        return self.grid.along(self.scale, self.weight.ndim)
+        return self.grid.along(self.scale, self.weight.shape)
 
     def position(self) -> Tensor:
         """Where each weight lies between the codes, counted from the zero point: ``weight / scale``, not yet an integer."""
@@ -99,7 +99,7 @@ class RoundingProblem:
 
     def limits(self) -> tuple[Tensor, Tensor]:
         """The lowest and the highest integer of each weight, counted from the zero point; both 0 where a zero must stay."""
-        zero_point = self.grid.along(self.zero_point, self.weight.ndim)
+        zero_point = self.grid.along(self.zero_point, self.weight.shape)
         low, high = self.grid.minimum - zero_point, self.grid.maximum - zero_point
         if self.keep is None:
             return low, high
@@ -108,7 +108,7 @@ class RoundingProblem:
     def codes(self, integers: Tensor, scale: Tensor | None = None) -> Quantized:
         """The given integers, counted from the zero point, clipped to their limits; with another ``scale`` if one was found."""
         low, high = self.limits()
-        zero_point = self.grid.along(self.zero_point, self.weight.ndim)
+        zero_point = self.grid.along(self.zero_point, self.weight.shape)
         inside = integers.clamp(low, high) + zero_point
         return Quantized(inside, self.scale if scale is None else scale, self.zero_point, self.grid)
 

@@ -6,7 +6,8 @@
 T: the target, W. v = s (codes - z). H: E[x̂ x̂ᵀ] plus ``damping`` times its mean diagonal. L: its Cholesky factor with the entries in the
 reverse of the order they are decided in. Frantar et al. 2023, "GPTQ", decide the same codes with the Cholesky factor of the inverse of H
 (Chen et al. 2025, "The geometry of LLM quantization": the algorithm is Babai's nearest plane); here no inverse is needed.
-Deviation: an entry that is always 0 in the input takes the nearest code, not 0. Options beyond the paper: W x as the aim in place of W x̂
+Deviations: an entry that is always 0 in the input takes the nearest code, not 0; where each group of entries has a scale, it is that of the
+float weights, not of what is left of them when the pass reaches the group. Options beyond the paper: W x as the aim in place of W x̂
 (``asymmetric``; Li et al. 2025, "GPTAQ"), and moments about the means with the bias corrected for it (``centred``).
 """
 

@@ -6,7 +6,8 @@ n: codes - z, integers within their limits. H: E[x̂ x̂ᵀ] about the means, pl
 without a grid (`RoundingProblem.quadratic`). b: free, so it becomes b_float + W E[x] - s n E[x̂]. With the effort's K and number of kicks:
 
 1. start: the best of coordinate descent from the nearest codes, from Babai's, and from K-best over the Cholesky factor of H;
-2. scale: s <- (n H Tᵀ) / (n H nᵀ), sums over the rows that share it, then coordinate descent with the new s, in turn;
+2. scale: s <- (n H Tᵀ) / (n H nᵀ), sums over the rows that share it, or one after the other where a row has a scale for each group of its
+   entries (`scale_refit`), then coordinate descent with the new s, in turn;
 3. kicks: an entry moves by one step against its gain, the best replies follow, and all of it stays if the error became smaller;
 4. scale again, then the second half of the kicks, and the scale a last time.
 
@@ -30,11 +31,11 @@ from torch import Tensor
 from halfstep.grid import Quantized
 from halfstep.rounding.abstract import ROUNDINGS, RoundingProblem
 from halfstep.rounding.closest_vector import AbstractClosestVector
+from halfstep.rounding.scale_refit import refit_for
 from halfstep.solvers import ClosestVector, beam, descend, draw_kicks, kick
 
 EFFORTS = ((0, 0), (1, 0), (4, 100), (16, 300), (32, 1000), (64, 3000))  # K and kicks a row
 NUM_REFITS = 3  # of the scale after the start; it moves little afterwards
-NEGLIGIBLE = 1e-6  # relative change of a scale that is not worth making
 
 
 @final
@@ -60,25 +61,25 @@ class Lattice(AbstractClosestVector):
 
     def _searched(self, problem: RoundingProblem, vector: ClosestVector, start: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         """Steps 2 to 4: codes and scale; those of the start where float32 lost more on the way than the steps gained."""
-        entry = _entry_of_row(problem) if self.refit_scale and not problem.is_scale_fixed else None
+        refit = refit_for(problem) if self.refit_scale else None
         codes, scale, first, num_kicks = start, problem.scale, vector, EFFORTS[self.effort][1]
         for _ in range(NUM_REFITS):
-            if entry is not None:
-                vector, scale = _refitted(problem, vector, codes, scale, entry)
+            if refit is not None:
+                vector, scale = refit.refitted(problem, vector, codes, scale)
                 codes = descend(vector, codes)
         rows = problem.row_offset + torch.arange(len(codes), device=codes.device)
         for half in range(2 if num_kicks else 0):
             codes = kick(vector, codes, draw_kicks(seed, rows, codes.shape[1], half * (num_kicks // 2), num_kicks // 2))
             problem.progress(0.6 + 0.35 * half)
-            if entry is not None:
-                vector, scale = _refitted(problem, vector, codes, scale, entry)
+            if refit is not None:
+                vector, scale = refit.refitted(problem, vector, codes, scale)
                 codes = descend(vector, codes)
         before, after = first.error(start), vector.error(codes)
         if problem.scale.ndim == 0:
             before, after = (problem.gather(error).sum().expand(len(codes)) for error in (before, after))
         is_worse = after > before
-        if entry is not None:
-            scale = scale.flatten().index_copy(0, entry[is_worse], problem.scale.flatten()[entry[is_worse]]).view_as(scale)
+        if refit is not None:
+            scale = refit.undone(problem, scale, is_worse)
         return torch.where(is_worse[:, None], start, codes), scale
 
 
@@ -88,25 +89,3 @@ def _start(vector: ClosestVector, width: int) -> Tensor:
     ends = [descend(vector, start) for start in starts]
     best = torch.stack([vector.error(end) for end in ends]).argmin(0)
     return torch.stack(ends)[best, torch.arange(len(best), device=best.device)]
-
-
-def _entry_of_row(problem: RoundingProblem) -> Tensor | None:
-    """Which entry of the scale each row takes, [N]; None if steps differ along a row, or rows share one that not all of them share."""
-    entries = torch.arange(problem.scale.numel(), device=problem.scale.device).view_as(problem.scale)
-    found = problem.rows(problem.grid.along(entries, problem.weight.ndim)).flatten(0, 1)
-    entry = found[:, 0]
-    is_one_a_row = torch.equal(found, entry[:, None].expand_as(found))
-    return entry if is_one_a_row and (problem.scale.ndim == 0 or len(entry.unique()) == len(entry)) else None
-
-
-def _refitted(problem: RoundingProblem, vector: ClosestVector, codes: Tensor, scale: Tensor, entry: Tensor) -> tuple[ClosestVector, Tensor]:
-    """The problem with the scale that is best for these codes, and that scale."""
-    above, below = vector.scale_sums(codes)
-    if scale.ndim == 0:
-        best = problem.gather(above).sum() / problem.gather(below).sum()
-    else:
-        best = scale.double().index_copy(0, entry, above / below)
-    best = best.to(scale.dtype)
-    is_better = torch.isfinite(best) & (best > 0) & ((best / scale - 1).abs() > NEGLIGIBLE)
-    scale = torch.where(is_better, best, scale)
-    return vector.rescaled(scale.flatten()[entry].double()), scale

@@ -63,8 +63,8 @@ class ClosestVector:
         return len(self.target) // len(self.gram)
 
     def rescaled(self, step: Tensor) -> ClosestVector:
-        """The same with one other step for each row, [N]."""
-        return replace(self, step=(step / self.size).float()[:, None].expand_as(self.target).contiguous())
+        """The same with other steps, [N, d] or [N, 1]."""
+        return replace(self, step=(step / self.size[:, None]).float().expand_as(self.target).contiguous())
 
     def nearest(self) -> Tensor:
         """The code nearest to each entry of the target, [N, d]."""
@@ -86,11 +86,32 @@ class ClosestVector:
         product = self._times_gram(codes)
         return (product * self.target).sum(1) * self.size, (product * codes).sum(1)
 
+    def group_sums(self, codes: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
+        """As `scale_sums` for rows with K steps, one for each ``group_size`` neighbouring entries: n_k H Tᵀ [N, K], n_k H n_lᵀ [N, K, K].
+
+        n_k: the codes of group k, 0 elsewhere. The error of a row is a quadratic form in its K steps, and these are its coefficients.
+        """
+        codes = codes.double()
+        towards = _group_totals(self._times_gram(self.target.double()) * codes, group_size)
+        between = []
+        for start in range(0, codes.shape[1], group_size):
+            span = slice(start, start + group_size)
+            product = codes[:, span].unflatten(0, (len(self.gram), -1)).bmm(self.gram[:, span]).flatten(0, 1)
+            between.append(_group_totals(product * codes, group_size))
+        return towards * self.size[:, None], torch.stack(between, 1)
+
     def _missed(self, codes: Tensor) -> Tensor:
         return codes.double() * self.step - self.target
 
     def _times_gram(self, rows: Tensor) -> Tensor:
         return rows.view(len(self.gram), -1, rows.shape[1]).bmm(self.gram).flatten(0, 1)
+
+
+def _group_totals(values: Tensor, group_size: int) -> Tensor:
+    """The sums of ``values`` [N, d] over each group of neighbouring entries, the last of which may be shorter: [N, K]."""
+    missing = -values.shape[1] % group_size
+    totals: Tensor = torch.nn.functional.pad(values, (0, missing)).unflatten(1, (-1, group_size)).sum(2)
+    return totals
 
 
 def cholesky(gram: Tensor) -> Tensor:

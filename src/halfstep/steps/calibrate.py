@@ -2,9 +2,9 @@
 
     scale, zero_point = fit(range(distribution))          the range estimators are in ``ranges/``
 
-Two guards keep the integers sound. A channel of zeros has an empty range: it takes the largest scale of its tensor (1 if all are empty)
-and its codes are 0 whatever the scale. A bias must fit into int32 next to the products: where |bias| / (s_x s_w) would pass 2^30, the
-channel's s_w is raised until it does not (its weights are then so small that the bias decides the output). Where the scheme's
+Two guards keep the integers sound. A channel (or group) of zeros has an empty range: it takes the largest scale of its tensor (1 if all are
+empty) and its codes are 0 whatever the scale. A bias must fit into int32 next to the products: where |bias| / (s_x s_w) would pass 2^30,
+the channel's s_w is raised until it does not (its weights are then so small that the bias decides the output). Where the scheme's
 requantization is a shift, the weights' scales are moved to ones that a shift can stand for (`shift_scales`).
 """
 
@@ -98,19 +98,20 @@ def _calibrate_weights(graph: GraphModule, weight_range: AbstractRange, mode: Re
             continue
         if quantizer not in fitted:
             weight = attribute(graph, behind_quantizer(layer.weight))
-            distribution = Distribution.of_tensor(weight, quantizer.grid.channel_axis)
+            distribution = Distribution.of_tensor(weight, quantizer.grid.channel_axis, quantizer.grid.group_size)
             scale, zero_point = weight_range.range(distribution, quantizer.grid).fit(quantizer.grid)
             scale = _without_zeros(scale)
-            fitted[quantizer] = shift_scale(graph, layer, scale, scale * 0, mode) if has_shifts(mode) else scale, zero_point
+            is_shift = has_shifts(mode, quantizer.grid)
+            fitted[quantizer] = shift_scale(graph, layer, scale, scale * 0, mode) if is_shift else scale, zero_point
         scale, zero_point = fitted[quantizer]
         least = least_scale(graph, layer)
-        fitted[quantizer] = raised(scale, least) if has_shifts(mode) else torch.maximum(scale, least), zero_point
+        fitted[quantizer] = raised(scale, least) if has_shifts(mode, quantizer.grid) else torch.maximum(scale, least), zero_point
     for quantizer, (scale, zero_point) in fitted.items():
         quantizer.set(scale.view(quantizer.scale.shape), zero_point.view(quantizer.scale.shape))
 
 
 def _without_zeros(scale: Tensor) -> Tensor:
-    """Scales [C] with those of empty ranges replaced by the largest, or by 1."""
+    """Scales, one after the other, with those of empty ranges replaced by the largest, or by 1."""
     largest = scale.max()
     return torch.where(scale > 0, scale, largest if largest > 0 else torch.ones_like(largest))
 

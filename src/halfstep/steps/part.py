@@ -36,7 +36,7 @@ def part_of(problem: RoundingProblem, share: range) -> RoundingProblem:
     entries = slice(share.start * span, share.stop * span)
     num_outputs = problem.operator.rows(problem.weight).shape[1] if groups > 1 else 1
     outputs = slice(share.start * num_outputs, share.stop * num_outputs)
-    has_own = problem.scale.ndim == 1 and problem.grid.channel_axis == axis
+    has_own = problem.scale.ndim > 0 and problem.grid.channel_axis == axis
     moments = problem.moments
     if moments is not None and groups > 1:
         chosen = slice(share.start, share.stop)

@@ -12,7 +12,8 @@ PASS                    as they are           the very quantizer of its input, i
                                               what is moved is asked for)
 everything else         as they are           a grid only where an operator above asks for one
 
-Weights get the scheme's weight grid, biases int32 on the accumulator's grid (input scale * weight scale). The last operator before a
+Weights get the scheme's weight grid, biases int32 on the accumulator's grid (input scale * weight scale), but for weights with a scale for
+each group: they have no accumulator of one scale, and their bias stays in float. The last operator before a
 network output keeps its output in float (``Scheme.outputs`` changes that): runtimes hand over the accumulator as a float there, and 8-bit
 scores would tie. Convolutions are the exception: runtimes only run them as integers with a grid behind them.
 
@@ -198,17 +199,19 @@ def _quantize_weights(graph: GraphModule, scheme: Scheme) -> None:
         sharing = readers.pop(layer.weight)  # a weight that several layers share has one quantizer
         has_own_axis = layer.output_axis == 0 or layer.groups == 1
         place = Place(layer.name, index == 0, index == len(layers) - 1)
-        grid = scheme.weight_grid(place, layer.output_axis if has_own_axis else None)
+        grid = scheme.weight_grid(place, layer.output_axis if has_own_axis else None, operator_name(layer.node) == "linear")
         if grid is not None:
-            size = None if grid.channel_axis is None else attribute(graph, layer.weight).shape[grid.channel_axis]
-            insert_quantizer(graph, layer.weight, paths[layer.weight], UniformQuantizer(grid, size), sharing)
+            sizes = grid.scale_shape(attribute(graph, layer.weight).shape)
+            insert_quantizer(graph, layer.weight, paths[layer.weight], UniformQuantizer(grid, *sizes), sharing)
 
 
 def _quantize_biases(graph: GraphModule) -> None:
     paths = _paths(graph)
     for layer in weighted_layers(graph):
         sources = quantizer_of(layer.input), quantizer_of(layer.weight)
-        if layer.bias is not None and layer.bias.op == "get_attr" and all(isinstance(source, UniformQuantizer) for source in sources):
+        if not all(isinstance(source, UniformQuantizer) for source in sources) or sources[1].grid.group_size is not None:  # type: ignore[union-attr]
+            continue
+        if layer.bias is not None and layer.bias.op == "get_attr":
             path = f"{paths[layer.bias]}_of_{layer.node.name}"
             insert_quantizer(graph, layer.bias, path, _bias_quantizer(layer, sources), [layer.node])  # type: ignore[arg-type]
 

@@ -73,7 +73,8 @@ class ReestimateBatchNorm(AbstractStep):
         for index, node in enumerate(walk.stops(layers)):
             context.progress(self.name, index, len(layers))
             quantizer = quantizer_of(layers[node].weight)
-            is_free = quantizer is not None and quantizer.grid.channel_axis is not None and not has_shifts(context.scheme.requantization)
+            grid, mode = None if quantizer is None else quantizer.grid, context.scheme.requantization
+            is_free = grid is not None and grid.channel_axis is not None and not has_shifts(mode, grid)
             num_means += not is_free
             _reestimate(walk, layers[node], quantizer if is_free else None)
         if num_means:
@@ -94,7 +95,8 @@ def _reestimate(walk: Walk, layer: WeightedLayer, quantizer: AbstractQuantizer |
         varies = (deviations > 0).all(0)
         ratio = torch.where(varies, deviations[0] / torch.where(varies, deviations[1], 1), 1)
         least = least_scale(walk.graph, layer, bias + means[0] - ratio * means[1])
-        ratio = torch.maximum(ratio, least / weight.scale.double())
+        if weight.grid.group_size is None:  # else the bias is in float
+            ratio = torch.maximum(ratio, least / weight.scale.double())
         rescale(walk.graph, layer, weight, ratio)
     stored = attribute(walk.graph, bias_source(layer))
     set_parameter(walk.graph, bias_source(layer), (bias + means[0] - ratio * means[1]).to(stored.dtype))

@@ -9,7 +9,7 @@ within the channel. Banner et al. 2019, "Post training 4-bit quantization of con
 xi goes into the channel's scale, so that the codes stay. Deviations: mu is left out, because a grid without a zero point for each channel
 cannot hold it; what it adds to the output, mu times the sum of the inputs, is on average a constant, and `correct_bias` behind this
 step finds that constant together with everything else that rounding did to the mean of the output. With one scale a tensor, xi is that of
-the whole tensor. A channel whose codes are all equal keeps its scale.
+the whole tensor; with one a group, that of the channel, for all its groups. A channel whose codes are all equal keeps its scale.
 """
 
 from __future__ import annotations
@@ -57,8 +57,9 @@ class RestoreWeightStatistics(AbstractStep):
 
 
 def rescale(graph: GraphModule, layer: WeightedLayer, weight: Quantized, factor: Tensor) -> None:
-    """Store the layer's quantized ``weight`` with its scales multiplied by ``factor``, one for each of them; the codes stay."""
-    scale = (weight.scale.double() * factor.view(weight.scale.shape)).to(weight.scale.dtype)
+    """Store the layer's quantized ``weight`` with its scales multiplied by ``factor``, one a channel, or [1]; the codes stay."""
+    each = factor.view([-1] + [1] * (weight.scale.ndim - 1)) if weight.scale.ndim else factor.squeeze(0)
+    scale = (weight.scale.double() * each).to(weight.scale.dtype)
     store(graph, layer, Quantized(weight.codes, scale, weight.zero_point.clone(), weight.grid))
 
 

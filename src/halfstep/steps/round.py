@@ -116,7 +116,7 @@ class Round(AbstractStep):
             linear_operator(layer, weight.shape[2:]),
             bias=None if bias is None else attribute(graph, bias).clone(),
             keep=weight == 0 if self.keep_zeros else None,
-            is_scale_fixed=has_shifts(context.scheme.requantization),
+            is_scale_fixed=has_shifts(context.scheme.requantization, quantizer.grid),
         )
 
     def _round_layer(self, walk: Walk, layer: WeightedLayer, rounding: AbstractRounding, context: Context, index: int) -> None:
@@ -130,7 +130,7 @@ class Round(AbstractStep):
             except CalibrationError as error:
                 raise CalibrationError(f"Layer '{layer.name}': {error}") from error
             quantized = _with_room_for_bias(walk.graph, layer, problem, quantized, rounding)
-            saved = {"codes": quantized.codes, "scale": quantized.scale}
+            saved = {"codes": quantized.codes, "scale": quantized.scale, "zero_point": quantized.zero_point}
             if rounding.frees_bias and problem.bias is not None:
                 saved["bias"] = corrected_bias(problem, quantized)
             if context.checkpoint is not None:
@@ -138,8 +138,8 @@ class Round(AbstractStep):
         quantizer = quantizer_of(layer.weight)
         assert isinstance(quantizer, UniformQuantizer)
         on = quantizer.scale.device
-        codes, scale, bias = saved["codes"].to(on), saved["scale"].to(on), saved.get("bias")
-        store(walk.graph, layer, Quantized(codes, scale, quantizer.zero_point.clone(), quantizer.grid), bias)
+        codes, scale, zero_point = (saved[part].to(on) for part in ("codes", "scale", "zero_point"))
+        store(walk.graph, layer, Quantized(codes, scale, zero_point, quantizer.grid), saved.get("bias"))
 
     def _with_data(
         self, problem: RoundingProblem, walk: Walk, layer: WeightedLayer, rounding: AbstractRounding, context: Context, index: int
@@ -202,8 +202,8 @@ def _with_room_for_bias(
         return quantized
     least = least.view(quantized.scale.shape) if quantized.scale.ndim else least.max()
     scale = raised(quantized.scale, least) if problem.is_scale_fixed else torch.maximum(quantized.scale, least)
-    wider = problem.codes(torch.round(problem.weight / problem.grid.along(scale, problem.weight.ndim)), scale)
-    is_kept = problem.grid.along(scale == quantized.scale, problem.weight.ndim)
+    wider = problem.codes(torch.round(problem.weight / problem.grid.along(scale, problem.weight.shape)), scale)
+    is_kept = problem.grid.along(scale == quantized.scale, problem.weight.shape)
     return dataclasses.replace(wider, codes=torch.where(is_kept, quantized.codes, wider.codes))
 
 

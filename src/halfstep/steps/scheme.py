@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import fnmatch
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from halfstep.grid import Grid
 from halfstep.registry import Method
@@ -33,20 +33,40 @@ class TensorScheme(Method):
             Grid.parse(value)
         return value
 
-    def grid(self, type_name: str | None = None, channel_axis: int | None = None) -> Grid | None:
+    def grid(self, type_name: str | None = None, channel_axis: int | None = None, group_size: int | None = None) -> Grid | None:
         """The grid of this scheme, or of another type with its other settings; None for float."""
         type_name = type_name or self.type
         if type_name == FLOAT:
             return None
         axis = channel_axis if self.per_channel else None
-        return Grid.parse(type_name, symmetric=self.symmetric, channel_axis=axis, narrow=self.narrow)
+        return Grid.parse(type_name, symmetric=self.symmetric, channel_axis=axis, narrow=self.narrow, group_size=group_size)
+
+
+def _checked_group_size(value: int | None) -> int | None:
+    """Raises `ValueError` for what ONNX's MatMulNBits cannot hold."""
+    if value is not None and value != 0 and (value < 16 or value & (value - 1)):
+        raise ValueError(f"a group has 16, 32, 64 ... inputs (a power of two), or 0 for no groups, not {value}")
+    return value
+
+
+GroupSize = Annotated[int, AfterValidator(_checked_group_size)]
 
 
 class WeightScheme(TensorScheme):
-    """Of the weights: a symmetric grid for each output channel unless told otherwise."""
+    """Of the weights: a symmetric grid for each output channel unless told otherwise.
+
+    group_size: of linear layers, how many inputs of an output channel share a scale: 16, 32, 64 ...; 0: all of them. Needs per_channel.
+    """
 
     type: str = "int8"
     per_channel: bool = True
+    group_size: GroupSize = 0
+
+    @model_validator(mode="after")
+    def _has_channels(self) -> WeightScheme:
+        if self.group_size and not self.per_channel:
+            raise ValueError("group_size needs per_channel: true, for a group is a part of an output channel")
+        return self
 
 
 class ActivationScheme(TensorScheme):
@@ -57,10 +77,11 @@ class ActivationScheme(TensorScheme):
 
 
 class LayerTypes(Method):
-    """Types for some layers; None keeps the default. activations: of the output of the layer."""
+    """Types for some layers; None keeps the default. activations: of the output of the layer. group_size: of the weights; 0: no groups."""
 
     weights: str | None = None
     activations: str | None = None
+    group_size: GroupSize | None = None
 
     @field_validator("weights", "activations")
     @classmethod
@@ -119,17 +140,23 @@ class Scheme(Method):
     def _is_a_type(cls, value: str | None) -> str | None:
         return value if value is None else TensorScheme(type=value).type
 
-    def weight_grid(self, place: Place, channel_axis: int | None) -> Grid | None:
-        """The grid of a layer's weight; ``channel_axis`` is the axis of its output channels, None where it has none of its own."""
-        return self.weights.grid(self._type("weights", place), channel_axis)
+    def weight_grid(self, place: Place, channel_axis: int | None, is_linear: bool = False) -> Grid | None:
+        """The grid of a layer's weight; ``channel_axis`` is the axis of its output channels, None where it has none of its own.
+
+        is_linear: whether it is a linear layer; the weights of others have no groups.
+        """
+        chosen = self._chosen("group_size", place)
+        group_size = self.weights.group_size if chosen is None else chosen
+        return self.weights.grid(self._chosen("weights", place), channel_axis, group_size or None if is_linear else None)
 
     def activation_grid(self, place: Place) -> Grid | None:
         """The grid of what leaves a layer or operator."""
         special = (self.addends if place.is_addend else None) or (self.inputs if place.is_input else None)
-        return self.activations.grid(self._type("activations", place) or special)
+        return self.activations.grid(self._chosen("activations", place) or special)
 
-    def _type(self, role: str, place: Place) -> str | None:
+    def _chosen(self, field: str, place: Place) -> Any:
+        """What the last entry that speaks of a layer says of one field of `LayerTypes`; None where none does."""
         entries: list[LayerTypes] = [entry for entry in (place.is_first and self.first_layer, place.is_last and self.last_layer) if entry]
         entries += [entry for entry in self.overrides if _fits(place, entry.pattern)]
-        types: list[Any] = [getattr(entry, role) for entry in entries]
-        return next((chosen for chosen in reversed(types) if chosen), None)
+        values = (getattr(entry, field) for entry in reversed(entries))
+        return next((value for value in values if value is not None), None)

@@ -21,6 +21,7 @@ from torch.fx import GraphModule, Node
 from halfstep.graph.edges import behind_quantizer, quantizer_of
 from halfstep.graph.edit import attribute
 from halfstep.graph.operators import WeightedLayer, clip_behind
+from halfstep.grid import Grid
 from halfstep.quantizers import UniformQuantizer
 from halfstep.steps.scheme import Requantization
 
@@ -30,9 +31,9 @@ _MANTISSAS: dict[Requantization, tuple[float, ...]] = {
 }
 
 
-def has_shifts(mode: Requantization) -> bool:
-    """Whether scales must be sums of at most two powers of two apart."""
-    return mode in _MANTISSAS
+def has_shifts(mode: Requantization, grid: Grid | None = None) -> bool:
+    """Whether scales (of a weight on ``grid``) must be sums of at most two powers of two apart; those of groups never are."""
+    return mode in _MANTISSAS and (grid is None or grid.group_size is None)
 
 
 def shift_scale(graph: GraphModule, layer: WeightedLayer, scale: Tensor, least: Tensor, mode: Requantization) -> Tensor:

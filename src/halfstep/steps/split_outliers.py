@@ -12,7 +12,8 @@ s is not known before the weights are split. As in the authors' program, channel
 range estimator ``range`` finds for the result, and the split is done again with it. `calibrate` has to use the same range estimator for
 the weights, or the two roundings do not add up. Weights that are exactly 0 are 0 in both halves. Deviations: any range estimator; only
 weights are split, not activations. Grouped and depthwise layers are left alone, because their groups would become uneven, as are layers
-that share their weight, layers that stay in float and the layer on the network's input, which the paper does not quantize.
+that share their weight, layers that stay in float, layers with a scale for each group of inputs (an outlier is alone with its group there)
+and the layer on the network's input, which the paper does not quantize.
 """
 
 from __future__ import annotations
@@ -63,8 +64,8 @@ class SplitOutliers(AbstractStep):
         num_added = num_split = 0
         for index, layer in enumerate(layers):
             place = Place(layer.name, index == 0, index == len(layers) - 1)
-            grid = context.scheme.weight_grid(place, layer.output_axis)
-            if grid is None or index == 0 or layer.groups > 1 or not has_own_parameters(layer):
+            grid = context.scheme.weight_grid(place, layer.output_axis, operator_name(layer.node) == "linear")
+            if grid is None or grid.group_size is not None or index == 0 or layer.groups > 1 or not has_own_parameters(layer):
                 continue
             num_added += self._split_layer(graph, layer, grid)
             num_split += 1
@@ -78,7 +79,7 @@ class SplitOutliers(AbstractStep):
         halved, _ = split(weight, axis, num_new, torch.zeros(()))
         distribution = Distribution.of_tensor(halved, grid.channel_axis)
         step = RANGES.create(self.range).range(distribution, grid).fit(grid)[0].float()
-        step = grid.along(step if grid.channel_axis is not None else step.squeeze(0), weight.ndim)
+        step = grid.along(step if grid.channel_axis is not None else step.squeeze(0), weight.shape)
         widened, sources = split(weight, axis, num_new, step)
         put(graph, str(layer.weight.target), nn.Parameter(widened))
         layer.weight.meta["shape"] = tuple(widened.shape)

@@ -30,9 +30,9 @@ class SoftCodes:
     """One layer's codes between their current values and a neighbour. V is what is learned."""
 
     def __init__(self, weight: Tensor, start: Quantized, softness: float) -> None:
-        grid, ndim = start.grid, start.codes.ndim
-        self.start, self.step = start, grid.along(start.scale, ndim)
-        zero_point = grid.along(start.zero_point, ndim)
+        grid, shape = start.grid, start.codes.shape
+        self.start, self.step = start, grid.along(start.scale, shape)
+        zero_point = grid.along(start.zero_point, shape)
         integers = start.codes - zero_point
         residual = weight / self.step - integers
         goes_up = residual >= 0
@@ -49,7 +49,7 @@ class SoftCodes:
     def hard(self) -> Quantized:
         """The codes decided on."""
         grid = self.start.grid
-        codes = self.base + (self.V >= 0) + grid.along(self.start.zero_point, self.base.ndim)
+        codes = self.base + (self.V >= 0) + grid.along(self.start.zero_point, self.base.shape)
         return Quantized(codes, self.start.scale, self.start.zero_point, grid)
 
 
@@ -106,7 +106,7 @@ class DroppingQuantizer(nn.Module):
         if not self.quantizer.is_enabled:
             return x
         grid = self.quantizer.grid
-        scale, zero_point = (grid.along(tensor, x.ndim) for tensor in (self.scale, self.quantizer.zero_point))
+        scale, zero_point = (grid.along(tensor, x.shape) for tensor in (self.scale, self.quantizer.zero_point))
         dropped = drop_mask(x, self.drop, self.generator) if self.training and self.drop else None
         found: Tensor = _LearnedStep.apply(  # type: ignore[no-untyped-call]
             x, self.logarithm, scale, (grid.minimum - zero_point, grid.maximum - zero_point), dropped

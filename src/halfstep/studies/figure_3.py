@@ -95,9 +95,9 @@ def moves(layer: WeightedLayer, model: GraphModule, float_layer: WeightedLayer, 
     assert isinstance(quantizer, UniformQuantizer)
     grid = quantizer.grid
     weight = attribute(float_model, behind_quantizer(float_layer.weight)).detach()
-    step = grid.along(quantizer.scale, weight.ndim)
+    step = grid.along(quantizer.scale, weight.shape)
     codes = quantizer.quantize(attribute(model, behind_quantizer(layer.weight)).detach()).codes
-    position = weight / step + grid.along(quantizer.zero_point, weight.ndim)
+    position = weight / step + grid.along(quantizer.zero_point, weight.shape)
     below = torch.floor(position)
     is_open = (below >= grid.minimum) & (below < grid.maximum) & (position > below)
     return Moves((position - below)[is_open], (codes > below)[is_open])

@@ -35,8 +35,10 @@ def _weight(lowering: Lowering, layer: WeightedLayer) -> tuple[Tensor, Tensor]:
     quantizer, source = quantizer_of(layer.weight), behind_quantizer(layer.weight)
     if not isinstance(quantizer, UniformQuantizer) or not quantizer.is_enabled or source.op != "get_attr":
         raise NoIntegerFormError("its weight is in float, or computed by the network")
+    if quantizer.grid.group_size is not None:
+        raise NoIntegerFormError("its weight has a scale for each group of inputs, and the accumulator one for each output channel")
     quantized = quantizer.quantize(attribute(lowering.graph, source))
-    codes = quantized.codes - quantizer.grid.along(quantized.zero_point, quantized.codes.ndim)
+    codes = quantized.codes - quantizer.grid.along(quantized.zero_point, quantized.codes.shape)
     return codes.long(), quantized.scale.double().reshape(-1)
 
 
