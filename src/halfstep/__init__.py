@@ -14,6 +14,7 @@ from halfstep.grid import Grid, Quantized
 from halfstep.integer.program import IntegerProgram
 from halfstep.onnx_import.load import load_onnx
 from halfstep.recipes import Recipe
+from halfstep.runtimes import check_onnx
 from halfstep.workflow.evaluate import evaluate, top1
 from halfstep.workflow.load_model import load_model
 from halfstep.workflow.lower import lower
@@ -24,5 +25,5 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Data", "Grid", "HalfstepError", "IntegerProgram", "Preprocessing", "Quantized", "Recipe", "Result",
-    "as_data", "evaluate", "export", "load", "load_data", "load_model", "load_onnx", "lower", "quantize", "top1",
+    "as_data", "check_onnx", "evaluate", "export", "load", "load_data", "load_model", "load_onnx", "lower", "quantize", "top1",
 ]  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from halfstep.cli import demo, evaluate, export, listing, quantize, reproduce
+from halfstep.cli import benchmark, check, demo, evaluate, export, listing, quantize, reproduce
 from halfstep.cli.terminal import complain, errors, say
 from halfstep.errors import HalfstepError
 
@@ -94,6 +94,8 @@ def halfstep(
 app.command("quantize", epilog=quantize.EXAMPLE)(quantize.quantize)
 app.command("evaluate", epilog=evaluate.EXAMPLE)(evaluate.evaluate)
 app.command("export", epilog=export.EXAMPLE)(export.export)
+app.command("check", epilog=check.EXAMPLE)(check.check)
+app.command("benchmark", epilog=benchmark.EXAMPLE)(benchmark.benchmark)
 app.command("demo", epilog=demo.EXAMPLE)(demo.demo)
 app.command("reproduce", epilog=reproduce.EXAMPLE)(reproduce.reproduce)
 app.command("list", epilog=listing.EXAMPLE)(listing.listing)

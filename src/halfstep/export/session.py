@@ -16,18 +16,29 @@ from halfstep.errors import DataError, ExportError
 from halfstep.graph.run import cut_to
 
 
-def open_session(model: Path | bytes, num_threads: int = 1, optimized_path: Path | None = None) -> onnxruntime.InferenceSession:
-    """A CPU session with all graph optimizations; raises `ExportError` where ONNX Runtime refuses the model."""
+def open_session(
+    model: Path | bytes, num_threads: int = 1, optimized_path: Path | None = None, is_shared: bool = False
+) -> onnxruntime.InferenceSession:
+    """A CPU session with all graph optimizations; raises `ExportError` where ONNX Runtime refuses the model.
+
+    is_shared: other sessions work in turn with it, so its threads sleep between runs instead of spinning.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     # A float input of a matrix product with an integer weight stays float; ONNX Runtime's default (4) rounds it to 8 bits in blocks.
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    if is_shared:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if optimized_path is not None:
         options.optimized_model_filepath = str(optimized_path)
+    return _session(model if isinstance(model, bytes) else str(model), options)
+
+
+def _session(model: bytes | str, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
     try:
-        return onnxruntime.InferenceSession(model if isinstance(model, bytes) else str(model), options, ["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(model, options, ["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises its own, undocumented kinds
         raise ExportError(f"ONNX Runtime cannot load the model: {str(error).splitlines()[0]}") from error
 
@@ -56,6 +67,23 @@ def run_session(session: onnxruntime.InferenceSession, inputs: tuple[Tensor, ...
 def _fits(shape: list[int | str | None], x: Tensor) -> bool:
     """Whether the axes behind the batch have the sizes the file fixes."""
     return len(shape) == x.ndim and all(not isinstance(want, int) or want == got for want, got in zip(shape[1:], x.shape[1:], strict=True))
+
+
+def optimized_graph(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
+    """What ONNX Runtime makes of ``model`` before it chooses memory layouts: node names are kept, weights are left out.
+
+    folder: where the external data of ``model`` lies. Raises `ExportError` where ONNX Runtime refuses the model.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder.absolute()))
+    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights.bin")
+    with tempfile.TemporaryDirectory() as directory:
+        options.optimized_model_filepath = str(Path(directory) / "optimized.onnx")
+        _session(model.SerializeToString(), options)
+        return onnx.load(options.optimized_model_filepath, load_external_data=False)
 
 
 def executed_operators(model: Path) -> Counter[str]:

@@ -73,23 +73,24 @@ class OnnxGraph:
 
 def read(path: Path) -> OnnxGraph:
     """The graph in the file; raises `ModelError` with the way out."""
+    return from_proto(read_proto(path), path.parent, str(path))
+
+
+def read_proto(path: Path) -> ModelProto:
+    """The file as it is, its functions written out, without the data it keeps in other files; raises `ModelError`."""
     if not path.is_file():
         raise ModelError(f"There is no file '{path}'.")
     try:
         proto = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # protobuf and the file system raise many kinds
         raise ModelError(f"'{path}' is not an ONNX file, or it is truncated: {first_line(error)} Copy or export it again.") from error
-    return from_proto(proto, path.parent, str(path))
+    return _whole(proto, str(path))
 
 
 def from_proto(proto: ModelProto, folder: Path | None, where: str) -> OnnxGraph:
     """The graph of a model in memory. folder: where external data may lie; where: what errors call the model."""
     opset = _opset(proto, where)
-    if proto.functions:
-        proto = _inlined(proto, where)
-    graph = proto.graph
-    if not graph.output:
-        raise ModelError(f"'{where}' holds no network: it names no output. It may be truncated: copy or export it again.")
+    graph = _whole(proto, where).graph
     if graph.sparse_initializer:
         raise ModelError(f"'{where}' holds sparse tensors ('{graph.sparse_initializer[0].values.name}'). Export it with dense weights.")
     constants = {tensor.name: read_tensor(tensor, folder) for tensor in graph.initializer}
@@ -97,6 +98,13 @@ def from_proto(proto: ModelProto, folder: Path | None, where: str) -> OnnxGraph:
     found = OnnxGraph(opset, inputs, [value.name for value in graph.output], constants)
     _add_operations(found, graph)
     return found
+
+
+def _whole(proto: ModelProto, where: str) -> ModelProto:
+    """The model with its functions written out, once it is found to hold a network."""
+    if not proto.graph.output:
+        raise ModelError(f"'{where}' holds no network: it names no output. It may be truncated: copy or export it again.")
+    return _inlined(proto, where) if proto.functions else proto
 
 
 def _opset(proto: ModelProto, where: str) -> int:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
 from torch.fx import GraphModule
 
 _WARM_UP, _ROUNDS, _SECONDS = 5, 200, 5.0
+_FEWEST = 5  # rounds that are counted, however slow they are
 
 
 def measure_latency(float_graph: GraphModule, onnx_path: Path, samples: tuple[Tensor, ...]) -> dict[str, float]:
@@ -25,15 +28,24 @@ def measure_latency(float_graph: GraphModule, onnx_path: Path, samples: tuple[Te
     with tempfile.TemporaryDirectory() as directory:
         float_path = Path(directory) / "float.onnx"
         export_onnx(float_graph, float_path, samples)
-        sessions = [open_session(float_path), open_session(onnx_path)]
-    spent: list[list[float]] = [[], []]
+        sessions = {"float": open_session(float_path), "onnx": open_session(onnx_path)}
+    spent = alternate({name: partial(run_session, session, one) for name, session in sessions.items()})
+    medians = {name: statistics.median(times) for name, times in spent.items()}
+    return {**medians, "ratio": medians["float"] / medians["onnx"]}
+
+
+def alternate(runs: Mapping[str, Callable[[], object]], num_rounds: int = _ROUNDS, seconds: float = _SECONDS) -> dict[str, list[float]]:
+    """Wall milliseconds of every call, by name: A B A B ..., after some that are not counted.
+
+    ``num_rounds`` of each, fewer where they would take more than ``seconds``, but at least five.
+    """
+    spent: dict[str, list[float]] = {name: [] for name in runs}
     begin = time.perf_counter()
-    for turn in range(_WARM_UP + _ROUNDS):
-        for session, times in zip(sessions, spent, strict=True):
+    for turn in range(_WARM_UP + num_rounds):
+        for name, call in runs.items():
             start = time.perf_counter()
-            run_session(session, one)
-            times.append(time.perf_counter() - start)
-        if turn > _WARM_UP and time.perf_counter() - begin > _SECONDS:
+            call()
+            spent[name].append((time.perf_counter() - start) * 1e3)
+        if turn >= _WARM_UP + _FEWEST - 1 and time.perf_counter() - begin > seconds:
             break
-    medians = [statistics.median(times[_WARM_UP:]) * 1e3 for times in spent]
-    return {"float": medians[0], "onnx": medians[1], "ratio": medians[0] / medians[1]}
+    return {name: times[_WARM_UP:] for name, times in spent.items()}
