@@ -25,7 +25,7 @@ from halfstep.rounding.operator import LinearOperator
 class Moments:
     """Of the patches a layer receives, over samples and output positions; float64, one of each a group.
 
-    gram: E[x̂ x̂ᵀ]. cross: E[x x̂ᵀ]. mean: E[x̂]. float_mean: E[x]. num_patches: how many were averaged.
+    gram: E[x̂ x̂ᵀ]. cross: E[x x̂ᵀ]. mean: E[x̂]. float_mean: E[x]. num_patches: how many were averaged. half: those of every second sample.
     """
 
     gram: Float[Tensor, "G d d"]
@@ -33,6 +33,13 @@ class Moments:
     mean: Float[Tensor, "G d"]
     float_mean: Float[Tensor, "G d"]
     num_patches: int
+    half: Moments | None = None
+
+    def about_means(self) -> tuple[Float[Tensor, "G d d"], Float[Tensor, "G d d"]]:
+        """E[x̂ x̂ᵀ] and E[(x - x̂) x̂ᵀ], all about their means."""
+        gram = self.gram - self.mean[:, :, None] * self.mean[:, None, :]
+        drift = self.cross - self.gram - (self.float_mean - self.mean)[:, :, None] * self.mean[:, None, :]
+        return gram, drift
 
 
 @dataclass(frozen=True)
@@ -131,10 +138,7 @@ class RoundingProblem:
         if self.moments is None:
             raise ValueError("this rounding reads moments but does not say so: set uses_moments = True")
         moments, weight = self.moments, self.operator.rows(self.weight).double()
-        gram, drift = moments.gram, moments.cross - moments.gram
-        if centred:
-            gram = gram - moments.mean[:, :, None] * moments.mean[:, None, :]
-            drift = drift - (moments.float_mean - moments.mean)[:, :, None] * moments.mean[:, None, :]
+        gram, drift = moments.about_means() if centred else (moments.gram, moments.cross - moments.gram)
         diagonal = gram.diagonal(dim1=1, dim2=2)
         ridge = (damping * diagonal.mean(1)).clamp(min=torch.finfo(torch.float32).tiny)
         gram = gram + torch.diag_embed(ridge[:, None].expand_as(diagonal))

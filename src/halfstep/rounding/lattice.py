@@ -2,8 +2,9 @@
 
     min over codes, s and b of  E || W x + b_float - s (codes - z) x̂ - b ||^2  =  min  (s n - T) H (s n - T)ᵀ + constant
 
-n: codes - z, integers within their limits. H: E[x̂ x̂ᵀ] about the means, plus ``damping`` times its mean diagonal. T: the row that does best
-without a grid (`RoundingProblem.quadratic`). b: free, so it becomes b_float + W E[x] - s n E[x̂]. With the effort's K and number of kicks:
+n: codes - z, integers within their limits. H: E[x̂ x̂ᵀ] about the means, plus ``damping`` (found on held-out samples, `held_out`) times its
+mean diagonal. T: the row that does best without a grid (`RoundingProblem.quadratic`). b: free, so it becomes b_float + W E[x] - s n E[x̂].
+With the effort's K and number of kicks:
 
 1. start: the best of coordinate descent from the nearest codes, from Babai's, and from K-best over the Cholesky factor of H;
 2. scale: s <- (n H Tᵀ) / (n H nᵀ), sums over the rows that share it, or one after the other where a row has a scale for each group of its
@@ -22,7 +23,7 @@ the slope exact, and 5 R d passes a kick; effort 3 takes a fifth of a second for
 
 from __future__ import annotations
 
-from typing import final
+from typing import Annotated, final
 
 import torch
 from pydantic import Field
@@ -43,6 +44,7 @@ NUM_REFITS = 3  # of the scale after the start; it moves little afterwards
 class Lattice(AbstractClosestVector):
     """Closest vector by K-best, coordinate descent and kicks; scale and bias in closed form. effort: 0, nearest, to 5."""
 
+    damping: Annotated[float, Field(ge=0)] | None = None
     effort: int = Field(default=3, ge=0, le=5)
     asymmetric: bool = True
     centred: bool = True

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from halfstep import parallel
 from halfstep.grid import Quantized
-from halfstep.rounding import AbstractRounding, LayerSamples, RoundingProblem
+from halfstep.rounding import AbstractRounding, LayerSamples, Moments, RoundingProblem
 
 
 def solve(rounding: AbstractRounding, problem: RoundingProblem, generator: torch.Generator) -> Quantized:
@@ -39,8 +39,7 @@ def part_of(problem: RoundingProblem, share: range) -> RoundingProblem:
     has_own = problem.scale.ndim > 0 and problem.grid.channel_axis == axis
     moments = problem.moments
     if moments is not None and groups > 1:
-        chosen = slice(share.start, share.stop)
-        moments = dataclasses.replace(moments, **{name: getattr(moments, name)[chosen] for name in ("gram", "cross", "mean", "float_mean")})
+        moments = _of_groups(moments, slice(share.start, share.stop))
     return dataclasses.replace(
         problem,
         weight=_cut(problem.weight, axis, entries),
@@ -54,6 +53,12 @@ def part_of(problem: RoundingProblem, share: range) -> RoundingProblem:
         row_offset=problem.row_offset + outputs.start,
         gather=parallel.joined,
     )
+
+
+def _of_groups(moments: Moments, chosen: slice) -> Moments:
+    parts = {name: getattr(moments, name)[chosen] for name in ("gram", "cross", "mean", "float_mean")}
+    half = None if moments.half is None else _of_groups(moments.half, chosen)
+    return dataclasses.replace(moments, **parts, half=half)
 
 
 def _axis(problem: RoundingProblem) -> int:

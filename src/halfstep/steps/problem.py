@@ -9,6 +9,7 @@ taken group by group in float32 and added exactly (`parallel.ExactSum`), so that
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from itertools import groupby
 
@@ -29,17 +30,21 @@ def gather_moments(
 ) -> Moments:
     """The moments at ``layer``; `CalibrationError` where its input is not finite."""
     seed = int(torch.randint(2**62, (), generator=generator))
-    sums = _Sums()
+    sums, half = _Sums(), _Sums()
     for parts in _groups(walk, layer.input):
         patches = []
         for index, pair in parts:
             drawn = torch.Generator().manual_seed((seed + index) % 2**63)
             positions = _positions(operator.num_positions(pair.float, weight), pair.float, num_positions, drawn)
             patches.append(_patches(operator, pair, weight, positions))
-        sums.add(*_joined(patches))
+        quantized, exact = _joined(patches)
+        num_samples = sum(len(pair.float) for _, pair in parts)
+        sums.add(quantized, exact)
+        half.add(*(_every_second(part, num_samples, parts[0][0] % 2) for part in (quantized, exact)))
         if not sums.is_finite:
             raise CalibrationError(f"The input of '{layer.name}' is NaN or infinite on the calibration data: the network is broken there.")
-    return sums.moments()
+    whole, first = sums.moments(), half.moments()
+    return dataclasses.replace(whole, half=first) if first.num_patches < whole.num_patches else whole
 
 
 def _groups(walk: Walk, node: Node) -> Iterator[list[tuple[int, Pair]]]:
@@ -55,6 +60,12 @@ def _joined(patches: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     if all(part is exact for part, exact in patches):
         return quantized, quantized
     return quantized, torch.cat([exact for _, exact in patches], 1)
+
+
+def _every_second(patches: Tensor, num_samples: int, first: int) -> Tensor:
+    """Of patches [G, P, d], as many of each sample, those of every second sample from ``first`` on."""
+    chosen: Tensor = patches.unflatten(1, (num_samples, -1))[:, first::2]
+    return chosen.flatten(1, 2)
 
 
 def _positions(available: int, x: Tensor, wanted: int, generator: torch.Generator) -> Tensor:
