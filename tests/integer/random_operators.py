@@ -12,6 +12,7 @@ from program_builder import Builder
 from halfstep.grid import Grid
 from halfstep.integer import operators as kinds
 from halfstep.integer.operators.abstract import sum_bounds
+from halfstep.integer.operators.softmax import HIDDEN
 from halfstep.integer.requantization import rescale, shared_shift
 from halfstep.integer.value import Value
 
@@ -326,3 +327,69 @@ def _pad(builder: Builder) -> Value | None:
 def _constant(builder: Builder) -> Value | None:
     y = builder.new("constant", [builder.random.randint(1, 4) for _ in range(builder.random.randint(1, 3))], builder.grid())
     return builder.add(kinds.Constant, y, (), codes=builder.codes(y.grid.minimum, y.grid.maximum, y.shape))
+
+
+@_builds("embedding")
+def _embedding(builder: Builder) -> Value | None:
+    """Now and then with fewer rows than there are codes."""
+    x = builder.pick(lambda value: value.grid.bits <= _MAX_BITS)
+    if x is None:
+        return None
+    shape = (builder.random.randint(1, min(40, x.grid.num_levels)), builder.random.randint(1, 5))
+    y = builder.new("embedding", (*x.shape, shape[1]), builder.grid())
+    return builder.add(kinds.Embedding, y, (x,), table=builder.codes(y.grid.minimum, y.grid.maximum, shape))
+
+
+@_builds("softmax")
+def _softmax(builder: Builder) -> Value | None:
+    x = builder.pick(lambda value: bool(value.shape) and value.grid.bits <= _MAX_BITS)
+    if x is None:
+        return None
+    r, reach = builder.random, max(-x.centred_bounds[0], x.centred_bounds[1])
+    guard = r.randint(0, min(10, 28 - reach.bit_length()))
+    inputs = (x, builder.partner(_smaller(builder, x.shape), 8)) if builder.chance(0.4) else (x,)
+    y = builder.new("softmax", x.shape, builder.grid())
+    scale = 2.0 ** r.uniform(-y.grid.bits - 3, 2 - y.grid.bits)
+    precision = 61 - math.ceil(1 / scale).bit_length()
+    octaves = torch.tensor(2.0 ** r.uniform(14, 24) / (reach << guard))  # of one score, in units of 2^-16
+    return builder.add(
+        kinds.Softmax, y, inputs, axis=r.randrange(len(x.shape)), rescale=rescale(octaves, builder.mode), guard=guard,
+        numerator=round(2**precision / scale), precision=precision, bias=_mask(builder, x, reach << guard),
+    )  # fmt: skip
+
+
+def _smaller(builder: Builder, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of what broadcasts to ``shape``: axes of size 1, or without the first ones."""
+    first = builder.random.choice([0, 0, builder.random.randrange(len(shape))])
+    return tuple(builder.random.choice([1, n, n]) for n in shape[first:])
+
+
+def _mask(builder: Builder, x: Value, reach: int) -> torch.Tensor | None:
+    """A bias of the size of the scores, at times with some of them hidden."""
+    if builder.chance(0.5):
+        return None
+    shape = [builder.random.choice([1, n, n]) for n in x.shape]
+    bias = builder.codes(-reach, reach, shape)
+    return torch.where(builder.codes(0, 3, shape) > 2, HIDDEN, bias) if builder.chance(0.6) else bias
+
+
+@_builds("layer_norm")
+def _layer_norm(builder: Builder) -> Value | None:
+    x = builder.pick(lambda value: bool(value.shape) and value.grid.bits <= _MAX_BITS)
+    if x is None:
+        return None
+    r = builder.random
+    groups = r.choice([n for n in range(1, x.size + 1) if x.size % n == 0])
+    most = kinds.LayerNorm.most_guard(x.size // groups, x)
+    if most < 0:
+        return None
+    y, bits = builder.new("layer_norm", x.shape, builder.grid()), r.choice([4, 15, 30])
+    size, spread = r.choice([1, x.shape[-1], r.randint(1, 5)]), 1 << (bits - r.choice([0, 1, 3]))
+    shift = min(62, max(0, bits + 16 - y.grid.bits + r.randint(-1, 3)))
+    bias = builder.codes(-spread, spread - 1, (size,))
+    low, high = builder.clamp(y)
+    return builder.add(
+        kinds.LayerNorm, y, (x,), num_groups=groups, is_centred=builder.chance(0.6), guard=r.randint(0, most),
+        epsilon=r.randint(1, 1 << r.choice([1, 10, 40])), weight=builder.codes(-spread, spread - 1, (size,)), bias=bias,
+        inner=r.choice([1, 1, r.randint(1, x.size)]), bias_shift=r.choice([0, min(16, shift)]), shift=shift, low=low, high=high,
+    )  # fmt: skip

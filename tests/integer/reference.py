@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from halfstep.integer import IntegerProgram, Rescale, Value
+from halfstep.integer.operators.softmax import HIDDEN
 
 Array = np.ndarray[Any, np.dtype[np.int64]]
 Values = dict[str, Value]
@@ -180,6 +182,14 @@ def _copy(operator: Any, codes: list[Array], values: Values) -> Array:
     return np.stack([flat[:, place] for place in places], 1).reshape(len(flat), *values[operator.output].shape)
 
 
+def _embedding(operator: Any, codes: list[Array], values: Values) -> Array:
+    q, table = _centred(operator, codes, values)[0], operator.table.numpy()
+    y = np.zeros((*q.shape, table.shape[1]), np.int64)
+    for place in np.ndindex(*q.shape):
+        y[place] = table[min(max(int(q[place]), 0), len(table) - 1)]
+    return y
+
+
 def _gather(operator: Any, codes: list[Array], values: Values) -> Array:
     flat = codes[0].reshape(len(codes[0]), -1)
     return np.stack([flat[:, int(place)] for place in operator.index], 1).reshape(len(flat), *values[operator.output].shape)
@@ -197,6 +207,57 @@ def _constant(operator: Any, codes: list[Array], values: Values) -> Array:
     return array
 
 
+def _softmax(operator: Any, codes: list[Array], values: Values) -> Array:
+    value = values[operator.output]
+    q = (codes[0] - values[operator.inputs[0]].zero_point) << operator.guard
+    if operator.bias is not None:
+        bias = np.broadcast_to(operator.bias.numpy(), q.shape[1:])
+        q = np.where(bias == HIDDEN, HIDDEN, q + bias)
+    if len(codes) > 1:
+        keep = _aligned(codes)[1] != values[operator.inputs[1]].zero_point
+        q = np.where(np.broadcast_to(keep, q.shape), q, HIDDEN)
+    rows, made = np.moveaxis(q, operator.axis + 1, -1), []
+    for row in rows.reshape(-1, rows.shape[-1]).tolist():
+        powers = [_power(min((max(row) - score) * m + half >> s, 2**21 - 1)) for m, s, half in [_numbers(operator)] for score in row]
+        ratio = operator.numerator // sum(powers)
+        made.append([(power * ratio + ((1 << operator.precision) >> 1) >> operator.precision) + value.zero_point for power in powers])
+    y = np.moveaxis(np.array(made).reshape(rows.shape), -1, operator.axis + 1)
+    return np.minimum(np.maximum(y, value.grid.minimum), value.grid.maximum)
+
+
+def _numbers(operator: Any) -> tuple[int, int, int]:
+    multiplier, shift = int(operator.rescale.multiplier), int(operator.rescale.shift)
+    return multiplier, shift, (1 << shift) >> 1
+
+
+def _power(x: int) -> int:
+    octaves, fraction = x >> 16, x & 65535
+    coarse, fine = round(2 ** (30 - (fraction >> 8) / 256)), round(2 ** (30 - (fraction & 255) / 65536))
+    return coarse * fine >> 30 + octaves
+
+
+def _layer_norm(operator: Any, codes: list[Array], values: Values) -> Array:
+    value, made = values[operator.output], []
+    count = values[operator.inputs[0]].size // operator.num_groups
+    for sample in _centred(operator, codes, values)[0].reshape(len(codes[0]), operator.num_groups, count).tolist():
+        for group, entries in enumerate(sample):
+            total = sum(entries) * operator.is_centred
+            v = (count * sum(entry**2 for entry in entries) - total**2 << 2 * operator.guard) + operator.epsilon
+            k = (62 - v.bit_length()) // 2
+            root = 2**31
+            for _ in range(5):
+                root = (root + (v << 2 * k) // root) // 2
+            assert abs(root - math.isqrt(v << 2 * k)) <= 1
+            rest = 45 - operator.guard - k
+            for index, entry in enumerate(entries):
+                u = (count * entry - total) * (2**61 // root) + 2 ** (rest - 1) >> rest
+                place = (group * count + index) // operator.inner % len(operator.weight)
+                y = u * int(operator.weight[place]) + (int(operator.bias[place]) << operator.bias_shift)
+                y = (y + ((1 << operator.shift) >> 1) >> operator.shift) + value.zero_point
+                made.append(min(max(y, operator.low), operator.high))
+    return np.array(made).reshape(codes[0].shape)
+
+
 EVALUATE: dict[str, Callable[[Any, list[Array], Values], Array]] = {
     "add": _add,
     "argmax": _argmax,
@@ -206,7 +267,9 @@ EVALUATE: dict[str, Callable[[Any, list[Array], Values], Array]] = {
     "conv": _conv,
     "conv_transpose": _conv_transpose,
     "copy": _copy,
+    "embedding": _embedding,
     "gather": _gather,
+    "layer_norm": _layer_norm,
     "linear": _linear,
     "lookup": _lookup,
     "matmul": _matmul,
@@ -216,4 +279,5 @@ EVALUATE: dict[str, Callable[[Any, list[Array], Values], Array]] = {
     "pad": _pad,
     "requantize": _requantize,
     "reshape": _reshape,
+    "softmax": _softmax,
 }

@@ -23,7 +23,9 @@ from halfstep.integer.operators import (
     Conv,
     ConvTranspose,
     Copy,
+    Embedding,
     Gather,
+    LayerNorm,
     Linear,
     Lookup,
     Matmul,
@@ -33,6 +35,7 @@ from halfstep.integer.operators import (
     Pad,
     Requantize,
     Reshape,
+    Softmax,
 )
 from halfstep.integer.requantization import exact_power
 
@@ -75,6 +78,9 @@ SOUND: dict[str, IntegerProgram] = {
     "copy": _program(Copy(*START, (4, 3), (1, 4), 0), (3, 4), (4, 3)),
     "gather": _program(Gather(*START, torch.tensor([0, 11])), (3, 4), (2,)),
     "pad": _program(Pad(*START, ((1, 0), (0, 0))), (3, 4), (4, 4)),
+    "embedding": _program(Embedding(*START, _ones(9, 5)), (3, 4), (3, 4, 5)),
+    "softmax": _program(Softmax(*PAIR, 1, ONE, 2, 2**60, 52, _ones(1, 4)), (3, 4), (3, 4), 2),
+    "layer_norm": _program(LayerNorm(*START, 3, True, 4, 9, _ones(4), _ones(4), 1, 3, 5, -128, 127), (3, 4), (3, 4)),
 }
 
 
@@ -152,6 +158,23 @@ BROKEN: dict[str, tuple[str, dict[str, Any], str]] = {
     "index": ("gather", {"index": torch.tensor([0, 12])}, "reads outside its input"),
     "negative index": ("gather", {"index": torch.tensor([-1, 0])}, "reads outside its input"),
     "index of another size": ("gather", {"index": torch.tensor([0, 1, 2])}, "do not fit each other"),
+    "rows off the grid": ("embedding", {"table": _ones(9, 5) * 128}, "leaves the grid"),
+    "rows of no size": ("embedding", {"table": _ones(9)}, "no rows of one size"),
+    "axis of a softmax": ("softmax", {"axis": 2}, "axis or shape"),
+    "scales of a softmax": ("softmax", {"rescale": rescale(torch.ones(3), "single_shift")}, "several scales"),
+    "scores beyond 28 bits": ("softmax", {"guard": 22}, r"beyond 2\^28"),
+    "bias of other axes": ("softmax", {"bias": _ones(4)}, "another number of axes"),
+    "bias of another shape": ("softmax", {"bias": _ones(3, 3)}, "do not fit each other"),
+    "bias beyond 28 bits": ("softmax", {"bias": _ones(1, 4) * 2**29}, r"beyond 2\^28"),
+    "numerator": ("softmax", {"numerator": 2**62}, "numerator or precision"),
+    "precision": ("softmax", {"precision": 63}, "numerator or precision"),
+    "groups of a norm": ("layer_norm", {"num_groups": 5}, "do not fit its input"),
+    "bias of a norm": ("layer_norm", {"bias": _ones(3)}, "do not fit its input"),
+    "guard": ("layer_norm", {"guard": 15}, "can pass 63 bits"),
+    "epsilon": ("layer_norm", {"epsilon": 0}, "can pass 63 bits"),
+    "weight of a norm": ("layer_norm", {"weight": _ones(4) * 2**31}, "out of bounds"),
+    "shift of a bias": ("layer_norm", {"bias_shift": 62}, "out of bounds"),
+    "codes of a norm": ("layer_norm", {"high": 128}, "out of bounds"),
     "frame": ("pad", {"padding": ((2, -1), (0, 0))}, "a padding of"),
 }  # fmt: skip
 

@@ -45,10 +45,13 @@ class Role(enum.Enum):
 ASKING = (Role.WEIGHTED, Role.PRODUCT, Role.MERGE)
 """Roles whose operands must all be integers."""
 
+NORMS = ("layer_norm", "rms_norm", "group_norm", "instance_norm")
+"""Operators that normalize over entries of one sample."""
+
 _NAMES: dict[Role, str] = {
     Role.WEIGHTED: "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear",
     Role.PRODUCT: "matmul bmm mm",
-    Role.MERGE: "add mul cat concat concatenate",
+    Role.MERGE: "add sub mul cat concat concatenate",
     Role.AVERAGE: "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d mean",
     Role.CLIP: "relu relu6 hardtanh clamp clamp_min clip",
     Role.PASS: (
@@ -59,7 +62,7 @@ _NAMES: dict[Role, str] = {
     ),
     Role.FLOAT: (
         "sigmoid tanh silu gelu elu selu celu leaky_relu prelu hardswish hardsigmoid hardshrink softplus mish exp log sqrt rsqrt pow "
-        "div sub neg abs sin cos erf reciprocal softmax log_softmax layer_norm group_norm instance_norm rms_norm local_response_norm "
+        "div neg abs sin cos erf reciprocal softmax log_softmax layer_norm group_norm instance_norm rms_norm local_response_norm "
         "batch_norm BatchNorm1d BatchNorm2d BatchNorm3d sum max min amax amin argmax upsample_bilinear2d embedding "
         "scaled_dot_product_attention where minimum masked_fill gt lt ge le eq ne"
     ),

@@ -28,7 +28,8 @@ def compare(program: IntegerProgram, graph: GraphModule, lowering: Lowering, sam
     tallies: dict[str, list[int]] = {}
     outputs: list[tuple[list[Tensor], list[Tensor]]] = []
     for part, num_real in cut_to(samples, graph.meta["batch_size"] or min(_BATCH, len(samples[0]))):
-        simulated = _simulated_codes(program, graph, nodes, part)
+        given = dict(zip(program.inputs, interpreter.quantize_inputs(program, part), strict=True))
+        simulated = given | _simulated_codes(lowering, graph, nodes, part)
         for name, codes in interpreter.run_operators(program, simulated).items():
             if name in simulated:
                 _count(tallies, name, codes[:num_real], simulated[name][:num_real])
@@ -56,7 +57,7 @@ def _rounds(kind: str) -> bool:
     return kind not in ("reshape", "copy", "gather", "pad", "constant", "max_pool", "argmax")
 
 
-def _simulated_codes(program: IntegerProgram, graph: GraphModule, nodes: dict[str, Node], part: tuple[Tensor, ...]) -> dict[str, Tensor]:
+def _simulated_codes(lowering: Lowering, graph: GraphModule, nodes: dict[str, Node], part: tuple[Tensor, ...]) -> dict[str, Tensor]:
     """The codes of every value that has a quantizer in ``graph``, int32."""
     named: dict[Node, list[str]] = {}
     for name, node in nodes.items():
@@ -67,7 +68,8 @@ def _simulated_codes(program: IntegerProgram, graph: GraphModule, nodes: dict[st
         for name in named[node]:
             quantizer = quantizer_of(nodes[name])
             assert quantizer is not None
-            found[name] = quantizer.quantize(real).codes.to(torch.int32).reshape(-1, *program.values[name].shape)
+            codes = quantizer.quantize(real).codes.to(torch.int32)
+            found[name] = lowering.samples(nodes[name], codes, lowering.values[name].shape)
         return real
 
     observe(graph, part, set(named), see)

@@ -7,6 +7,7 @@ WEIGHTED, PRODUCT       all on a grid         its own grid, placed behind a CLIP
 MERGE                   all on a grid         likewise
 a mask's sum            as they are           none: it belongs to the softmax (``graph/masking.py``)
 AVERAGE                 as they are           its own grid if its input is on one
+AVERAGE, norms          on a grid             its own grid, where an operator below asks for one
 CLIP                    as they are           its own grid if its input is on one or is fused into it
 PASS                    as they are           the very quantizer of its input, if that is on a grid (as an input of the network is, where
                                               what is moved is asked for)
@@ -38,6 +39,7 @@ from halfstep.graph.masking import is_mask_sum
 from halfstep.graph.names import operator_name
 from halfstep.graph.operators import (
     ASKING,
+    NORMS,
     Role,
     WeightedLayer,
     clip_behind,
@@ -114,6 +116,7 @@ def plan(graph: GraphModule, scheme: Scheme) -> dict[Node, Node]:
     """For every node whose output gets a quantizer, in order: the node that owns it (itself, or the one whose grid it shares)."""
     asking = {node for node in graph.graph.nodes if _asks(node, scheme)}
     demanded = {_moved_input(operand) for node in asking for operand in _operands(node)}
+    demanded |= _summed_up(graph, demanded)
     if scheme.inputs is not None:
         demanded |= {node for node in graph.graph.nodes if node.op == "placeholder"}
     owners: dict[Node, Node] = {}
@@ -126,10 +129,27 @@ def plan(graph: GraphModule, scheme: Scheme) -> dict[Node, Node]:
     return owners
 
 
+def _summed_up(graph: GraphModule, demanded: set[Node]) -> set[Node]:
+    """What the averages and norms read that a grid is asked of: their integer form sums codes up, where a function would be a table."""
+    found: set[Node] = set()
+    for node in reversed(graph.graph.nodes):
+        if node not in demanded | found:
+            continue
+        source = node
+        while source.op.startswith("call") and role_of(source) is Role.PASS and isinstance(source.args[0], Node):
+            source = source.args[0]
+        is_sum = source.op == "call_function" and (role_of(source) is Role.AVERAGE or operator_name(source) in NORMS)
+        if is_sum and isinstance(source.args[0], Node) and is_float_tensor(source.args[0]):
+            found.add(_moved_input(source.args[0]))
+    return found
+
+
 def _owner(node: Node, owners: dict[Node, Node], demanded: set[Node], asking: set[Node], scheme: Scheme) -> Node | None:
     """Who owns the grid of ``node``'s output; None where it stays in float."""
     role = role_of(node) if node.op.startswith("call") else None
     source = next((x for x in node.all_input_nodes if x.op != "get_attr"), None)
+    if operator_name(node) == "getitem" and source is not None:
+        source = next(iter(source.all_input_nodes), None)  # the tensor that was split
     if role is Role.PASS and source in owners:
         return owners[source]
     if node in demanded:

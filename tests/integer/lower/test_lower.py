@@ -17,11 +17,9 @@ from halfstep.steps import Scheme
 
 NOT_YET = {  # what the error must name
     "slice_assignment": "slice_scatter",
-    "attention": "softmax",
     "float_operators": "cumsum",
     "paddings": "pad",
     "bn_plain": "batch_norm",  # statistics of the batch itself
-    "embedding": "table",
     "bn_first": "inputs: uint8",
     "scalars": "inputs: uint8",
     "shuffle": "inputs: uint8",

@@ -112,5 +112,5 @@ def form(name: str) -> Template:
 @cache
 def kernels() -> str:
     """The header of functions that all exported networks share."""
-    parts = ("base.h", "unpack.h", "products.h", "products_x86.h")
+    parts = ("base.h", "unpack.h", "normalize.h", "products.h", "products_x86.h")
     return "".join((_KERNELS / name).read_text() for name in parts) + "\n#endif\n"

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from torch import Tensor
 
 from halfstep.errors import ExportError
-from halfstep.export.integer_onnx import elementwise, layers, movement
+from halfstep.export.integer_onnx import elementwise, layers, movement, normalizations
 from halfstep.export.integer_onnx.verify import verify
 from halfstep.export.integer_onnx.writer import Writer
 from halfstep.files import atomic_path
@@ -32,7 +32,9 @@ WRITERS: dict[str, Callable[[Writer, Any], ir.Value]] = {
     "conv": layers.write_conv,
     "conv_transpose": layers.write_conv_transpose,
     "copy": movement.write_copy,
+    "embedding": movement.write_embedding,
     "gather": movement.write_gather,
+    "layer_norm": normalizations.write_layer_norm,
     "linear": layers.write_linear,
     "lookup": elementwise.write_lookup,
     "matmul": layers.write_matmul,
@@ -42,6 +44,7 @@ WRITERS: dict[str, Callable[[Writer, Any], ir.Value]] = {
     "pad": movement.write_pad,
     "requantize": elementwise.write_requantize,
     "reshape": movement.write_reshape,
+    "softmax": normalizations.write_softmax,
 }
 """By kind of operator: what writes its nodes and returns the stored codes of its output."""
 

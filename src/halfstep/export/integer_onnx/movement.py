@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from halfstep.export.integer_onnx.writer import INT32, INT64, Writer, storage
-from halfstep.integer.operators import Constant, Copy, Gather, MaxPool, Pad, Reshape
+from halfstep.integer.operators import Constant, Copy, Embedding, Gather, MaxPool, Pad, Reshape
 
 
 def write_reshape(writer: Writer, operator: Reshape) -> ir.Value:
@@ -47,6 +47,14 @@ def write_constant(writer: Writer, operator: Constant) -> ir.Value:
     codes = writer.constant(operator.codes.numpy().astype(storage(value).numpy()), "codes")
     shape = writer.emit("Concat", [writer.batch(), writer.integers(value.shape)], INT64, axis=0)
     return writer.emit("Expand", [codes, shape], storage(value))
+
+
+def write_embedding(writer: Writer, operator: Embedding) -> ir.Value:
+    """Gather of rows; numbers beyond the last are that of the last."""
+    data_type, table = storage(writer.program.values[operator.output]), operator.table.numpy()
+    rows = writer.centred(operator.inputs[0], INT32)
+    rows = writer.emit("Clip", [rows, writer.number(0, INT32), writer.number(len(table) - 1, INT32)], INT32)
+    return writer.emit("Gather", [writer.constant(table.astype(data_type.numpy()), "rows"), rows], data_type, axis=0)
 
 
 def write_max_pool(writer: Writer, operator: MaxPool) -> ir.Value:

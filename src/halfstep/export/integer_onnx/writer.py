@@ -17,6 +17,7 @@ from halfstep.integer.program import IntegerProgram
 from halfstep.integer.value import Value
 
 INT8, INT16, INT32, INT64 = ir.DataType.INT8, ir.DataType.INT16, ir.DataType.INT32, ir.DataType.INT64
+BOOL = ir.DataType.BOOL
 UINT8, UINT16, UINT32, UINT64 = ir.DataType.UINT8, ir.DataType.UINT16, ir.DataType.UINT32, ir.DataType.UINT64
 _IR_VERSION = 10
 

@@ -8,17 +8,18 @@ What leaves the network without a grid becomes a value of 32 bits. Everything th
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Interpreter, Node
+from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
 from halfstep.errors import LoweringError
 from halfstep.graph.edges import behind_quantizer, is_weight_edge, quantizer_of
 from halfstep.graph.names import operator_name
 from halfstep.graph.operators import Role, argument, role_of
+from halfstep.integer.lower.layout import Layout
+from halfstep.integer.lower.recorder import Recorder
 from halfstep.integer.lower.target import Target
 from halfstep.integer.operators import AbstractOperator, Argmax, Constant
 from halfstep.integer.requantization import Rescale, relative_error, rescale
@@ -38,6 +39,8 @@ class Lowering:
 
     names: of the value of each node that has one. errors: of every rescale, by operator, the relative distance from the real scale.
     keeps_output: of each output of the network, whether the program computes it as it is (a softmax at the end is left out).
+    inputs: of the network, the values they are. bounds: what an input of whole numbers is expected to hold. masks: values made from inputs
+    for softmaxes, by what they hide.
     """
 
     def __init__(self, graph: GraphModule, inputs: tuple[Tensor, ...], mode: str) -> None:
@@ -49,7 +52,10 @@ class Lowering:
         self.failed: set[Node] = set()
         self.notes: list[str] = []
         self.keeps_output: list[bool] = []
-        self.seen = _Recorder(graph)
+        self.inputs: dict[Node, str] = {}
+        self.bounds: dict[Node, tuple[int, int]] = {}
+        self.masks: dict[tuple[object, ...], str] = {}
+        self.seen = Recorder(graph)
         self.seen.record(inputs)
         self.batch_size = len(inputs[0])
 
@@ -61,20 +67,29 @@ class Lowering:
         self.operators.append(operator)
         return value.name
 
+    def layout(self, node: Node) -> Layout:
+        """Where the samples of a batch lie in a node's tensor."""
+        found = self.seen.layouts.get(node)
+        if found is None:
+            raise NoIntegerFormError("the samples of a batch do not lie along one axis of it")
+        return found
+
     def shape(self, node: Node) -> tuple[int, ...]:
-        """The shape of one sample of a node's tensor: without the batch, which may share the first axis with something else."""
-        full = self.seen.shapes[node]
-        if not full or full[0] % self.batch_size:
-            raise NoIntegerFormError("the batch is not its first axis")
-        return full[1:] if full[0] == self.batch_size else (full[0] // self.batch_size, *full[1:])
+        """The shape of one sample of a node's tensor: without the batch, which may share its axis with something else."""
+        return self.layout(node).sample(self.seen.shapes[node])
+
+    def samples(self, node: Node, x: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """A node's tensor as [batch, *shape]; one of a constant is the same for every sample."""
+        layout = self.seen.layouts.get(node)
+        return x.reshape(-1, *shape) if layout is None else layout.to_samples(x).reshape(-1, *shape)
 
     def axis(self, node: Node, axis: int) -> int:
         """An axis of the node's tensor as an axis of one sample."""
-        full = self.seen.shapes[node]
-        axis %= len(full)
-        if axis == 0:
+        layout = self.layout(node)
+        axis %= len(self.seen.shapes[node])
+        if axis == layout.axis:
             raise NoIntegerFormError("it works across the samples of a batch")
-        return axis - (full[0] == self.batch_size)
+        return axis - (layout.is_alone and axis > layout.axis)
 
     def input(self, node: object) -> Value:
         """The value an operand is; `NoIntegerFormError` where it has no grid."""
@@ -97,41 +112,14 @@ class Lowering:
         return free
 
 
-class _Recorder(Interpreter):
-    """One run of the graph: the shape of every tensor, every number, and every tensor that depends on no input (constants)."""
-
-    def __init__(self, graph: GraphModule) -> None:
-        super().__init__(graph, garbage_collect_values=True)
-        self.shapes: dict[Node, tuple[int, ...]] = {}
-        self.numbers: dict[Node, Any] = {}
-        self.constants: dict[Node, Tensor] = {}
-
-    def record(self, inputs: tuple[Tensor, ...]) -> None:
-        """Run on real inputs, batch first."""
-        with torch.no_grad():
-            self.run(*inputs)
-
-    def run_node(self, n: Node) -> Any:
-        """Compute one node and note what it is."""
-        result = super().run_node(n)
-        if isinstance(result, Tensor):
-            self.shapes[n] = tuple(result.shape)
-            if n.op == "get_attr" or (n.op == "call_function" and all(x in self.constants for x in n.all_input_nodes)):
-                self.constants[n] = result.detach()
-        elif isinstance(result, (int, float)):
-            self.numbers[n] = result
-        return result
-
-
 def lower_graph(lowering: Lowering, lower: Lower) -> tuple[list[str], list[str]]:
     """Lower every grid of the graph and every output; (names of the inputs, of the outputs). `LoweringError` lists what has no form."""
-    inputs: list[str] = []
     failures: dict[str, str] = {}
     outputs: list[str] = []
     for node in lowering.graph.graph.nodes:
         try:
             if quantizer_of(node) is not None:
-                _lower_quantizer(lowering, node, lower, inputs)
+                _lower_quantizer(lowering, node, lower)
             elif node.op == "output":
                 leaves = [leaf for leaf in pytree.tree_leaves(node.args) if isinstance(leaf, Node)]
                 for leaf in leaves:
@@ -143,15 +131,14 @@ def lower_graph(lowering: Lowering, lower: Lower) -> tuple[list[str], list[str]]
             if str(error):
                 failures.setdefault(str(_reason_node(node).meta["name"]), str(error))
     placeholders = [node for node in lowering.graph.graph.nodes if node.op == "placeholder"]
-    if len(inputs) != len(placeholders):
-        without = next(x for x in placeholders if not any(quantizer_of(user) for user in x.users))
+    for without in [x for x in placeholders if x not in lowering.inputs]:
         failures.setdefault(_name(without), "this input has no grid; 'inputs: uint8' in the recipe's scheme gives it one")
     if failures:
         raise LoweringError(_explain(failures))
-    return inputs, outputs
+    return [lowering.inputs[x] for x in placeholders], outputs
 
 
-def _lower_quantizer(lowering: Lowering, node: Node, lower: Lower, inputs: list[str]) -> None:
+def _lower_quantizer(lowering: Lowering, node: Node, lower: Lower) -> None:
     """The value of a quantizer node."""
     quantizer, source = quantizer_of(node), behind_quantizer(node)
     if isinstance(quantizer, AccumulatorQuantizer) or (is_weight_edge(node) and source.op == "get_attr"):
@@ -160,7 +147,7 @@ def _lower_quantizer(lowering: Lowering, node: Node, lower: Lower, inputs: list[
         raise NoIntegerFormError("its grid is switched off, or of a kind that has no integer form")
     name = lowering.value_name(_name(source))
     if source in lowering.seen.constants:
-        lowering.names[node] = _lower_constant(lowering, lowering.seen.constants[source], quantizer, name)
+        lowering.names[node] = _lower_constant(lowering, _of_one_sample(lowering, source), quantizer, name)
         return
     grid, scale, zero_point = quantizer.grid, float(quantizer.scale), int(quantizer.zero_point)
     if source in lowering.names and _is_same(lowering.values[lowering.names[source]], quantizer):
@@ -169,8 +156,7 @@ def _lower_quantizer(lowering: Lowering, node: Node, lower: Lower, inputs: list[
     target = Target(name, lowering.shape(source), grid, scale, zero_point)
     if source.op == "placeholder":
         lowering.values[name] = target.value(scale)
-        inputs.append(name)
-        lowering.names[node] = name
+        lowering.names[node] = lowering.inputs[source] = name
     else:
         lowering.names[node] = lower(lowering, source, target)
 
@@ -179,9 +165,17 @@ def _is_same(value: Value, quantizer: UniformQuantizer) -> bool:
     return (value.grid, value.scale, value.zero_point) == (quantizer.grid, float(quantizer.scale), int(quantizer.zero_point))
 
 
+def _of_one_sample(lowering: Lowering, source: Node) -> Tensor:
+    """A constant without its first axis, where that is of size 1, or the batch that it was repeated for."""
+    stored = lowering.seen.constants[source]
+    is_repeated = source in lowering.seen.sized or lowering.graph.meta.get("batch_size") == lowering.batch_size
+    sizes = (1, lowering.batch_size) if is_repeated else (1,)
+    is_same = stored.ndim > 1 and stored.shape[0] in sizes and torch.equal(stored, stored[:1].expand_as(stored))
+    return stored[0] if is_same else stored
+
+
 def _lower_constant(lowering: Lowering, stored: Tensor, quantizer: UniformQuantizer, name: str) -> str:
     codes = quantizer.quantize(stored).codes.long()
-    codes = codes[0] if codes.ndim > 1 and codes.shape[0] == 1 else codes
     value = Value(name, tuple(codes.shape), quantizer.grid, float(quantizer.scale), int(quantizer.zero_point))
     return lowering.emit(Constant(name, (), name, codes), value)
 

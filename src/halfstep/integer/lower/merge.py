@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch.fx import Node
 
+from halfstep.graph.names import operator_name
 from halfstep.graph.operators import argument
 from halfstep.integer.lower.lowering import Lowering, NoIntegerFormError
 from halfstep.integer.lower.target import Target
@@ -19,7 +20,7 @@ def lower_add(lowering: Lowering, node: Node, target: Target) -> str:
     """An `Add`; one that is a difference has a negative multiplier."""
     operands = [lowering.input(x) for x in node.args[:2]]
     _refuse_misaligned(operands)
-    factor = float(argument(node, "alpha", 1))
+    factor = float(argument(node, "alpha", 1)) * (-1 if operator_name(node) == "sub" else 1)
     if factor == 0:
         raise NoIntegerFormError("it adds nothing (alpha is 0)")
     signs = (1, 1 if factor > 0 else -1)

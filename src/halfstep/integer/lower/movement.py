@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import Node
-from torch.utils import _pytree as pytree
 
 from halfstep.graph.names import operator_name
 from halfstep.graph.operators import argument
@@ -24,16 +23,23 @@ from halfstep.integer.operators import AbstractOperator, Copy, Gather, Pad, Resh
 from halfstep.integer.value import Value
 
 
-def lower_movement(lowering: Lowering, node: Node, target: Target) -> str:
-    """A `Reshape`, `Copy`, `Gather` or `Pad`; for a node that moves nothing, the value of its input."""
+def lower_movement(lowering: Lowering, node: Node, target: Target, moved_from: tuple[Node, Value] | None = None) -> str:
+    """A `Reshape`, `Copy`, `Gather` or `Pad`; for a node that moves nothing, the value of its input.
+
+    moved_from: a tensor further back, and the value it is for this once.
+    """
     source = tensor_source(node)
-    x = lowering.input(source)
+    source, x = moved_from or (source, lowering.input(source))
     value = Value(target.name, target.shape, x.grid, x.scale, x.zero_point)
-    start = (target.name, (x.name,), value.name)
     frame = _zero_frame(lowering, node)
     if frame is not None:
-        return lowering.emit(Pad(*start, frame), value)
-    index = _indices(lowering, node, source, x)
+        return lowering.emit(Pad(target.name, (x.name,), value.name, frame), value)
+    return moved(lowering, x, value, _indices(lowering, node, source, x))
+
+
+def moved(lowering: Lowering, x: Value, value: Value, index: Tensor) -> str:
+    """``value``, whose codes in row-major order are those of ``x`` at ``index``; ``x`` itself where nothing moves."""
+    start = (value.name, (x.name,), value.name)
     is_in_order = torch.equal(index, torch.arange(x.size))
     if is_in_order and x.shape == value.shape:
         return x.name
@@ -47,33 +53,14 @@ def _moved(start: tuple[str, tuple[str, ...], str], index: Tensor, value: Value)
 
 def _indices(lowering: Lowering, node: Node, source: Node, x: Value) -> Tensor:
     """For every output code of one sample, in row-major order, the place of its input code; int64 [size]."""
-    shape = lowering.seen.shapes[source]
-    places = torch.arange(x.size * lowering.batch_size, dtype=torch.float64).view(shape)
-    moved = _run(lowering, node, source, places)
-    samples = moved.reshape(lowering.batch_size, -1).long()
-    offsets = (torch.arange(lowering.batch_size) * x.size)[:, None]
-    if moved.numel() % lowering.batch_size or not torch.equal(samples, samples[:1] + offsets):
+    batch_size, shape = lowering.batch_size, lowering.seen.shapes[source]
+    places = torch.arange(x.size * batch_size, dtype=torch.float64).view(batch_size, -1)
+    moved = lowering.seen.evaluate(node, {source: lowering.layout(source).from_samples(places, shape)})
+    samples = lowering.layout(node).to_samples(moved).reshape(batch_size, -1).long()
+    offsets = (torch.arange(batch_size) * x.size)[:, None]
+    if not torch.equal(samples, samples[:1] + offsets):
         raise NoIntegerFormError("it moves codes from sample to sample")
     return samples[0]
-
-
-def _run(lowering: Lowering, node: Node, source: Node, places: Tensor) -> Tensor:
-    """The node's own operator on ``places`` instead of its input."""
-    if node is source:
-        return places
-
-    def operand(x: Any) -> Any:
-        if not isinstance(x, Node):
-            return x
-        return lowering.seen.numbers[x] if x in lowering.seen.numbers else _run(lowering, x, source, places)
-
-    if node.op == "call_module":
-        return places  # a dropout
-    args, kwargs = pytree.tree_map(operand, (list(node.args), dict(node.kwargs)))
-    assert callable(node.target)
-    with torch.no_grad():
-        moved: Tensor = node.target(*args, **kwargs)
-    return moved
 
 
 def _zero_frame(lowering: Lowering, node: Node) -> tuple[tuple[int, int], ...] | None:
@@ -85,11 +72,12 @@ def _zero_frame(lowering: Lowering, node: Node) -> tuple[tuple[int, int], ...] |
     numbers = [lowering.seen.numbers.get(size, size) if isinstance(size, Node) else size for size in sizes]
     if any(size < 0 for size in numbers):
         raise NoIntegerFormError("its padding cuts off what it should frame: slice the tensor instead")
-    num_axes = len(lowering.shape(node))
+    layout, num_axes = lowering.layout(node), len(lowering.seen.shapes[node])
     pairs = [(int(numbers[k]), int(numbers[k + 1])) for k in range(0, len(numbers), 2)]
-    if len(pairs) > num_axes:
+    frame = [(0, 0)] * (num_axes - len(pairs)) + pairs[::-1]
+    if frame[layout.axis] != (0, 0):
         raise NoIntegerFormError("it pads the batch")
-    return tuple([(0, 0)] * (num_axes - len(pairs)) + pairs[::-1])
+    return tuple(pair for axis, pair in enumerate(frame) if axis != layout.axis or not layout.is_alone)
 
 
 def _strides(index: Tensor) -> tuple[int, ...] | None:

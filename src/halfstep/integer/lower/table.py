@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.fx import Node
-from torch.utils import _pytree as pytree
 
 from halfstep.graph.names import operator_name
-from halfstep.graph.operators import module_of
 from halfstep.grid import Grid, quantize_affine
 from halfstep.integer.lower.lowering import Lowering, NoIntegerFormError
 from halfstep.integer.lower.target import Target
@@ -83,27 +79,8 @@ def _evaluated(lowering: Lowering, node: Node, source: Node, x: Value, reals: Te
     inputs = reals.view([-1] + [1] * num_axes)
     if num_axes:
         inputs = inputs.expand(-1, x.shape[0], *[1] * (num_axes - 1))  # a batch norm looks for its channels
-    found = _run(lowering, node, source, inputs)
+    found = lowering.seen.evaluate(node, {source: inputs})
     if found.shape != inputs.shape:
         raise NoIntegerFormError("it differs from place to place")
     rows = found.reshape(len(reals), -1).T.contiguous()
     return rows[:1] if torch.equal(rows, rows[:1].expand_as(rows)) else rows
-
-
-def _run(lowering: Lowering, node: Node, source: Node, reals: Tensor) -> Tensor:
-    if node is source:
-        return reals
-    if node in lowering.seen.constants:
-        return lowering.seen.constants[node]
-
-    def operand(x: Any) -> Any:
-        if not isinstance(x, Node):
-            return x
-        return lowering.seen.numbers[x] if x in lowering.seen.numbers else _run(lowering, x, source, reals)
-
-    args, kwargs = pytree.tree_map(operand, (list(node.args), dict(node.kwargs)))
-    with torch.no_grad():
-        operator = module_of(node) if node.op == "call_module" else node.target
-        assert callable(operator)
-        result: Tensor = operator(*args, **kwargs)
-    return result

@@ -8,6 +8,8 @@ from halfstep.integer.operators.concat import Concat
 from halfstep.integer.operators.constant import Constant
 from halfstep.integer.operators.conv import Conv
 from halfstep.integer.operators.conv_transpose import ConvTranspose
+from halfstep.integer.operators.embedding import Embedding
+from halfstep.integer.operators.layer_norm import LayerNorm
 from halfstep.integer.operators.linear import Linear
 from halfstep.integer.operators.lookup import Lookup
 from halfstep.integer.operators.matmul import Matmul
@@ -16,6 +18,7 @@ from halfstep.integer.operators.mean import Mean
 from halfstep.integer.operators.movement import Copy, Gather, Pad, Reshape
 from halfstep.integer.operators.mul import Mul
 from halfstep.integer.operators.requantize import Requantize
+from halfstep.integer.operators.softmax import Softmax
 
 __all__ = [
     "INT32",
@@ -31,7 +34,9 @@ __all__ = [
     "Conv",
     "ConvTranspose",
     "Copy",
+    "Embedding",
     "Gather",
+    "LayerNorm",
     "Linear",
     "Lookup",
     "Matmul",
@@ -41,5 +46,6 @@ __all__ = [
     "Pad",
     "Requantize",
     "Reshape",
+    "Softmax",
     "Values",
 ]

@@ -13,7 +13,7 @@ from halfstep.export.c99.emitters.elementwise import nest_over
 from halfstep.export.c99.layout import Order, Place, channels_last, row_major
 from halfstep.export.c99.module import Module
 from halfstep.export.c99.nest import Nest
-from halfstep.export.c99.text import item_bytes
+from halfstep.export.c99.text import c_type, item_bytes, literal
 
 RELAYOUT = "relayout"
 
@@ -176,3 +176,28 @@ class ConstantEmitter(AbstractEmitter):
     def emit(self, step: Step, values: Mapping[str, Any], module: Module, at: Pointers) -> list[str]:
         """Nothing."""
         return []
+
+
+@final
+@EMITTERS.register("embedding")
+class EmbeddingEmitter(AbstractEmitter):
+    """A row of the table for each code."""
+
+    def orders(
+        self, operator: Any, given: Sequence[Place], is_free: Sequence[bool], shape: tuple[int, ...]
+    ) -> tuple[tuple[Order, ...], Order]:
+        """As the program counts."""
+        return (row_major(len(given[0].order)),), row_major(len(shape))
+
+    def emit(self, step: Step, values: Mapping[str, Any], module: Module, at: Pointers) -> list[str]:
+        """One call."""
+        x, y, table = step.inputs[0], step.output, step.operator.table.numpy()
+        stored, num_bytes = module.constant("rows", c_type(y.code), table), table.shape[1] * item_bytes(y.code)
+        body = (
+            f"const size_t row = (size_t)hs_clamp_32(hs_get_{x.code}(x, i) - zero, 0, {len(table) - 1});\n"
+            f"memcpy((uint8_t *)y + i * {num_bytes}, table + row * {table.shape[1]}, {num_bytes});"
+        )
+        head = f"/* embedding: {list(x.value.shape)}, {list(table.shape)} */\nHS_LAYER void @(void *restrict y, const void *restrict x, "
+        head += f"const {c_type(y.code)} *restrict table, int32_t zero)\n{{\n"
+        function = module.function(step.kind, f"{head}{Nest((x.value.size,), {}).loops(body)}\n}}\n")
+        return [f"{function}({at.output}, {at.inputs[0]}, {stored}, {literal(x.value.zero_point)});"]
