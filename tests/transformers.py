@@ -1,4 +1,4 @@
-"""Small transformers: positions, class tokens, tokens and their masks, norms before and behind, attention in one operator and in its parts."""
+"""Small transformers: positions, class tokens, tokens and masks, norms before and behind, attention in one operator and in its parts."""
 
 from __future__ import annotations
 
@@ -60,6 +60,20 @@ class Bert(nn.Module):
         for layer in self.layers:
             x = layer(x, mask)
         return self.head(torch.tanh(self.pooler(x[:, 0])))
+
+
+class Gpt(nn.Module):
+    """Tokens, each of which sees those before it; the scores of the next one for all of them."""
+
+    def __init__(self, num_tokens: int = 50, length: int = 12, size: int = 16, depth: int = 2) -> None:
+        super().__init__()
+        self.tokens, self.positions = nn.Embedding(num_tokens, size), nn.Embedding(length, size)
+        self.blocks = nn.Sequential(*[Block(size, 2, is_causal=True) for _ in range(depth)])
+        self.norm, self.head = nn.LayerNorm(size), nn.Linear(size, num_tokens, bias=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.tokens(tokens) + self.positions(torch.arange(tokens.shape[1]))
+        return self.head(self.norm(self.blocks(x)))
 
 
 class BertLayer(nn.Module):

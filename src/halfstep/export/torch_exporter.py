@@ -33,7 +33,7 @@ def translate_with_torch(graph: GraphModule, samples: tuple[Tensor, ...]) -> ir.
     leaves = pytree.tree_leaves(next(node for node in graph.graph.nodes if node.op == "output").args[0])
     outputs = [output_name(index) for index in range(len(leaves))]
     try:
-        with _quiet(), torch.no_grad():
+        with _quiet(), torch.no_grad(), _told_apart(graph) as originals:
             program = torch.onnx.export(
                 graph, example, dynamo=True, opset_version=OPSET, custom_translation_table=_translation(),  # type: ignore[arg-type]
                 dynamic_shapes=shapes, input_names=names, output_names=outputs, verbose=False, optimize=True,
@@ -41,7 +41,31 @@ def translate_with_torch(graph: GraphModule, samples: tuple[Tensor, ...]) -> ir.
     except Exception as error:  # the exporter raises many kinds
         raise ExportError(f"PyTorch's ONNX exporter cannot translate the network: {_cause(error)}") from error
     assert program is not None
+    for name, tensor in originals.items():
+        if name in program.model.graph.initializers:
+            program.model.graph.initializers[name].const_value = ir.tensor(tensor.numpy(), name=name)
     return program.model
+
+
+@contextlib.contextmanager
+def _told_apart(graph: GraphModule) -> Iterator[dict[str, Tensor]]:
+    """Parameters that equal another are different inside the block: the exporter would store one of them, each has its own codes.
+
+    What is yielded are their own values, by name.
+    """
+    originals: dict[str, Tensor] = {}
+    seen: set[tuple[tuple[int, ...], bytes]] = set()
+    for name, parameter in graph.named_parameters():
+        key = tuple(parameter.shape), parameter.detach().numpy().tobytes()
+        if key in seen:
+            originals[name] = parameter.detach().clone()
+            parameter.data.add_(len(originals))
+        seen.add(key)
+    try:
+        yield originals
+    finally:
+        for name, tensor in originals.items():
+            graph.get_parameter(name).data.copy_(tensor)
 
 
 def _translation() -> dict[object, object]:
