@@ -38,6 +38,7 @@ def test_a_written_program_can_be_read(quantized: Path, halfstep: Callable[..., 
     [
         (("cc", "--out", "x"), "Unknown format 'cc'"),
         (("onnx", "--out", "x.onnx", "--requantization", "single_shift"), "integer formats"),
+        (("onnx", "--out", "x.onnx", "--groups", "qqd"), "Unknown form of groups 'qqd'. Did you mean 'qdq'"),
         (("c", "--out", "x", "--requantization", "single"), "single_shift"),
         (("c", "--out", "x", "--requantization", "float"), "fixed_point_32"),
     ],

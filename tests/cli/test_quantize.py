@@ -41,6 +41,19 @@ def test_types_on_the_command_line_replace_those_of_the_recipe(here: Path, quant
     assert {layer["output"]["grid"] for layer in layers if layer["output"]} == {"int8"}
 
 
+def test_groups_on_the_command_line(here: Path, quantize: Callable[..., Result], halfstep: Callable[..., Result]) -> None:
+    """Of the linear layer alone; and in the file as it is asked for."""
+    quantize("--weights", "int4", "--group-size", "16", "--out", "run")
+    layers = json.loads(Path("run/result.json").read_text())["layers"]
+    sizes = {layer["operator"]: layer["weight"]["group_size"] for layer in layers if layer["weight"]}
+    assert sizes == {"conv2d": None, "linear": 16}
+    for form, operator in (("matmul_nbits", b"MatMulNBits"), ("qdq", b"block_size")):
+        result = halfstep("export", "run", "--groups", form, "--out", f"{form}.onnx")
+        assert result.exit_code == 0, result.output
+        assert operator in Path(f"{form}.onnx").read_bytes()
+    assert b"MatMulNBits" not in Path("qdq.onnx").read_bytes()
+
+
 def test_one_seed_gives_the_same_bytes(quantized: Path, quantize: Callable[..., Result]) -> None:
     quantize("--out", "again")
     for name in ("model.onnx", "recipe.yaml"):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -13,10 +14,12 @@ import halfstep as hs
 from halfstep.cli import options
 from halfstep.cli.terminal import say, write_json
 from halfstep.errors import ExportError, did_you_mean
+from halfstep.export import GroupForm
 from halfstep.integer import quantize_inputs
 from halfstep.integer.requantization import MODES
 from halfstep.report import words
 
+GROUP_FORMS = get_args(GroupForm)
 EXAMPLE = "Example: halfstep export digits-int8 --format c --out digits_c"
 
 
@@ -36,6 +39,12 @@ def export(
             show_default=False,
         ),
     ] = None,
+    groups: Annotated[
+        str,
+        typer.Option(
+            "--groups", metavar="FORM", help=f"How ONNX holds weights with a scale for each group of inputs: {', '.join(GROUP_FORMS)}."
+        ),
+    ] = GROUP_FORMS[0],
     force: options.Force = False,
     json: options.Json = None,
 ) -> None:
@@ -49,9 +58,12 @@ def export(
         raise ExportError(f"Unknown format '{format_name}'. {did_you_mean(format_name, FORMATS)}")
     if format_name == "onnx" and requantization is not None:
         raise ExportError("--requantization is for the integer formats: a QDQ file rescales as its runtime does.")
+    if groups not in GROUP_FORMS:
+        raise ExportError(f"Unknown form of groups '{groups}'. {did_you_mean(groups, GROUP_FORMS)}")
     if out.is_file() and not force:
         raise ExportError(f"'{out}' exists already: pass --force to replace it, or choose another name.")
-    found, sentences = FORMATS[format_name](hs.load(run), out, requantization, force)
+    write = partial(_onnx, groups=groups) if format_name == "onnx" else FORMATS[format_name]  # type: ignore[arg-type]
+    found, sentences = write(hs.load(run), out, requantization, force)
     if json is not None:
         write_json(found, json)
     for sentence in sentences:
@@ -62,8 +74,8 @@ def export(
 Found = tuple[Any, list[str]]
 
 
-def _onnx(result: hs.Result, out: Path, requantization: str | None, force: bool) -> Found:
-    check = hs.export.onnx(result, out)
+def _onnx(result: hs.Result, out: Path, requantization: str | None, force: bool, groups: GroupForm = "matmul_nbits") -> Found:
+    check = hs.export.onnx(result, out, groups=groups)
     return dataclasses.asdict(check), words.check_sentences(check)
 
 

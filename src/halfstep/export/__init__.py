@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from torch import Tensor
 from torch.fx import GraphModule
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from halfstep.export.integer_onnx import OnnxIntegerExport
 
 
+GroupForm = Literal["matmul_nbits", "matmul_nbits_int8", "qdq"]
+"""How a weight with a scale for each group of inputs is written: see `export.groups`."""
 Inputs = Tensor | tuple[Tensor, ...]
 
 
@@ -30,14 +32,15 @@ class Exportable(Protocol):
         """Called with the finished file."""
 
 
-def onnx(result: Exportable, path: str | Path) -> ExportCheck:
+def onnx(result: Exportable, path: str | Path, *, groups: GroupForm = "matmul_nbits") -> ExportCheck:
     """Write ``result`` as ONNX with integer weights, execute it in ONNX Runtime and compare it with the simulation.
 
-    Returns the comparison. Raises `ExportError`, and leaves no file, where it is beyond its bound.
+    groups: how weights with a scale for each group of inputs are written: "matmul_nbits", "matmul_nbits_int8" or "qdq"
+    (`halfstep.export.groups`). Returns the comparison. Raises `ExportError`, and leaves no file, where it is beyond its bound.
     """
     from halfstep.export.onnx_qdq import export_onnx  # loads PyTorch's exporter: not before it is needed
 
-    check = export_onnx(result.model, Path(path), result.samples)
+    check = export_onnx(result.model, Path(path), result.samples, groups)
     result.note_export(Path(path), check)
     return check
 
@@ -56,4 +59,4 @@ def onnx_integer(program: IntegerProgram, path: str | Path, inputs: Inputs | Non
     return export_onnx_integer(program, Path(path), None if inputs is None else as_tuple(inputs))
 
 
-__all__ = ["Exportable", "c", "onnx", "onnx_integer"]
+__all__ = ["Exportable", "GroupForm", "c", "onnx", "onnx_integer"]

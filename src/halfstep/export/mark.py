@@ -79,12 +79,13 @@ def mark(graph: GraphModule) -> Marked:
 def _linear_as_matmul(marked: Marked) -> None:
     """A linear layer on more than two axes becomes a product with its transposed weight, as ONNX has it, plus its bias.
 
-    Left to an exporter, the transposition is carried out on the weight's way out and its codes are lost.
+    Left to an exporter, the transposition is carried out on the weight's way out and its codes are lost. A layer whose weight has groups
+    becomes one on two axes too: runtimes know no other product with groups.
     """
     graph = marked.graph.graph
-    for node in [n for n in graph.nodes if n.target is torch.ops.aten.linear.default and len(n.meta["shape"]) != 2]:
+    for node in [n for n in graph.nodes if n.target is torch.ops.aten.linear.default]:
         x, weight, bias = (*node.args, None)[:3]
-        if not (isinstance(weight, Node) and weight.op == "get_attr"):
+        if not (isinstance(weight, Node) and weight.op == "get_attr") or (len(node.meta["shape"]) == 2 and not _has_groups(marked, weight)):
             continue
         stored = str(weight.target)
         path = stored if len(weight.users) == 1 else f"{stored}_transposed"  # under its own name where nothing else reads it
@@ -99,6 +100,11 @@ def _linear_as_matmul(marked: Marked) -> None:
                 result.meta = dict(node.meta)
         node.replace_all_uses_with(result)
         graph.erase_node(node)
+
+
+def _has_groups(marked: Marked, weight: Node) -> bool:
+    constant = marked.constants.get(str(weight.target))
+    return constant is not None and constant.quantizer.grid.group_size is not None
 
 
 def _store(marked: Marked, node: Node, source: Node, quantizer: AbstractQuantizer) -> None:

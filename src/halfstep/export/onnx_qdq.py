@@ -12,6 +12,8 @@ import onnx_ir as ir
 from torch import Tensor
 from torch.fx import GraphModule
 
+from halfstep.export import GroupForm
+from halfstep.export.groups import store_groups
 from halfstep.export.mark import mark
 from halfstep.export.rewrite import rewrite
 from halfstep.export.translate import Untranslatable, translate
@@ -20,8 +22,8 @@ from halfstep.files import atomic_path
 from halfstep.report.record import ExportCheck
 
 
-def export_onnx(graph: GraphModule, path: Path, samples: tuple[Tensor, ...]) -> ExportCheck:
-    """Write ``graph`` (quantized, or in float) to ``path``.
+def export_onnx(graph: GraphModule, path: Path, samples: tuple[Tensor, ...], groups: GroupForm = "matmul_nbits") -> ExportCheck:
+    """Write ``graph`` (quantized, or in float) to ``path``; weights with a scale for each group of inputs in the form ``groups``.
 
     samples: inputs of the network, batch first; the export is executed on them and compared with the simulation. Raises `ExportError`,
     and leaves no file, where the network cannot be translated, ONNX Runtime refuses it or the comparison is beyond its bound.
@@ -33,6 +35,7 @@ def export_onnx(graph: GraphModule, path: Path, samples: tuple[Tensor, ...]) -> 
         from halfstep.export.torch_exporter import translate_with_torch  # takes seconds to load
 
         model = translate_with_torch(marked.graph, samples)
+    store_groups(model, marked, groups)
     rewrite(model, marked)
     with atomic_path(Path(path)) as temporary:
         ir.save(model, temporary)

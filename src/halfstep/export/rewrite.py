@@ -4,6 +4,7 @@ what                                 becomes                                    
 marker on an activation              QuantizeLinear, DequantizeLinear on uint8           int8 activations lose their kernels at branches
 weight, 5 to 8 bits                  int8 initializer, DequantizeLinear (per channel)    a quarter of the file; uint8 weights are slow
 weight, up to 4 bits                 int4 initializer, Cast to int8, DequantizeLinear    an eighth of the file, int8 kernels all the same
+weight with a scale for each group   see `groups`                                        activations are in float
 bias                                 int32 initializer, DequantizeLinear                 the accumulator's own grid, exact
 activation grid below 8 bits         Clip on the uint8 codes                             keeps the int8 kernels
 ReLU or Clip that the grid repeats   dropped: QuantizeLinear saturates                   left in place it can cost the integer kernel
@@ -25,6 +26,9 @@ import torch
 
 from halfstep.errors import ExportError
 from halfstep.export.mark import DOMAIN, Constant, Marked
+from halfstep.export.nodes import initializer as _initializer
+from halfstep.export.nodes import insert as _insert
+from halfstep.export.nodes import replace as _replace
 from halfstep.grid import Grid
 from halfstep.quantizers import AbstractQuantizer, UniformQuantizer
 
@@ -72,14 +76,6 @@ def _storage(grid: Grid, is_constant: bool) -> ir.DataType:
     return _INTEGER_TYPES[width][int(not grid.signed or storage_offset(grid, is_constant) != 0)]
 
 
-def _initializer(graph: ir.Graph, name: str, array: np.ndarray[Any, Any], data_type: ir.DataType | None = None) -> ir.Value:
-    """A new named constant of the file; returned again if it is already there."""
-    if name not in graph.initializers:
-        tensor = ir.tensor(array, dtype=data_type, name=name)
-        graph.initializers[name] = ir.Value(name=name, const_value=tensor, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype))
-    return graph.initializers[name]
-
-
 def _store_codes(graph: ir.Graph, value: ir.Value, constant: Constant) -> None:
     """Replace a float initializer by the codes of its quantizer and a DequantizeLinear."""
     assert value.name is not None and value.const_value is not None
@@ -101,7 +97,9 @@ def _store_codes(graph: ir.Graph, value: ir.Value, constant: Constant) -> None:
     if grid.bits <= 16:  # a bias has none; a weight's is written even where it is 0: without it ONNX Runtime leaves Gemm in float
         zero_point = quantized.zero_point.to(torch.int64).numpy()
         inputs.append(_initializer(graph, f"{name}.zero_point", zero_point.astype(data_type.numpy()), data_type))
-    axis = {} if grid.channel_axis is None else {"axis": 1 - grid.channel_axis if constant.is_transposed else grid.channel_axis}
+    axis: dict[str, Any] = (
+        {} if grid.channel_axis is None else {"axis": 1 - grid.channel_axis if constant.is_transposed else grid.channel_axis}
+    )
     dequantized = _insert(graph, first, "DequantizeLinear", inputs, f"{name}.real", ir.DataType.FLOAT, **axis)
     for use in users:
         use.node.replace_input_with(use.idx, dequantized)
@@ -238,26 +236,6 @@ def _same_grid(first: ir.Node, second: ir.Node) -> bool:
     """Whether two Q/DQ nodes have equal scale and zero point."""
     pairs = zip(first.inputs[1:3], second.inputs[1:3], strict=True)
     return all(np.array_equal(a.const_value.numpy(), b.const_value.numpy()) for a, b in pairs)  # type: ignore[union-attr]
-
-
-def _insert(graph: ir.Graph, before: ir.Node, op_type: str, inputs: list[Any], name: str, data_type: Any, **attributes: Any) -> ir.Value:
-    """A new node in front of ``before``; returns its output, called ``name``."""
-    node = ir.node(op_type, inputs, attributes=attributes, name=name)
-    node.outputs[0].name, node.outputs[0].dtype = name, data_type
-    graph.insert_before(before, node)
-    return node.outputs[0]
-
-
-def _replace(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
-    """Let everyone who read ``old`` read ``new``; an output of the graph keeps its name."""
-    new.shape = new.shape if new.shape is not None else old.shape
-    for index, output in enumerate(graph.outputs):
-        if output is old:
-            name, old.name = old.name, f"{old.name}.replaced"
-            new.name = name
-            graph.outputs[index] = new
-    for use in list(old.uses()):
-        use.node.replace_input_with(use.idx, new)
 
 
 def _strip_metadata(model: ir.Model) -> None:

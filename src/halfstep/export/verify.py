@@ -6,6 +6,9 @@ each layer is judged on the very integers the file fed it. Both sides round the 
 scale); they differ only in how floats carry it, an error many orders below one code, which can move nothing but a tie. Hence the
 bound: **one code**. What leaves the network as floats is compared in the same way, on equal integers, relative to its largest value.
 
+Where a MatMulNBits of the file rounds its own input to 8 bits (`groups`), these comparisons leave that input in float, as the simulation
+does.
+
 End to end no such bound exists: a tie that falls the other way in the first layer travels through all others. That difference is
 measured and reported (largest difference relative to the largest output, agreement of the top-1 predictions of the first output).
 """
@@ -25,6 +28,7 @@ from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
 from halfstep.errors import ExportError
+from halfstep.export.groups import in_float
 from halfstep.export.rewrite import codes_name, storage_offset
 from halfstep.export.session import open_session, run_session
 from halfstep.graph.edges import activation_quantizers, behind_quantizer, quantizer_of
@@ -127,7 +131,8 @@ def _edges(graph: GraphModule, stored: Collection[str]) -> dict[Node, str]:
 
 
 def _with_outputs(model: ir.Model, names: list[str]) -> bytes:
-    """The model with further outputs."""
+    """The model with further outputs, and without the rounding of activations that the simulation does not have."""
+    in_float(model)
     values = {value.name: value for node in model.graph for value in node.outputs}
     model.graph.outputs.extend(values[name] for name in names)
     serialized: bytes = ir.to_proto(model).SerializeToString()
