@@ -39,6 +39,18 @@ def scale_channels(weight: Tensor, layer: WeightedLayer, outputs: Tensor | None 
     return operator.weight(scaled.flatten(2), weight.shape).to(weight.dtype)
 
 
+def scale_outputs(graph: GraphModule, layer: WeightedLayer, factor: Tensor) -> None:
+    """Multiply what the layer writes by ``factor`` [C_out]: its weight, its bias, and what is known of the batch norm folded into it."""
+    set_parameter(graph, layer.weight, scale_channels(attribute(graph, layer.weight), layer, outputs=factor))
+    if layer.bias is not None:
+        bias = attribute(graph, layer.bias)
+        set_parameter(graph, layer.bias, (bias.double() * factor).to(bias.dtype))
+    known: dict[str, tuple[Tensor, Tensor]] = graph.meta.get("batch_norms", {})
+    if layer.name in known:
+        mean, std = known[layer.name]
+        known[layer.name] = mean * factor, std * factor
+
+
 def response(weight: Tensor, layer: WeightedLayer, x: Tensor) -> Tensor:
     """What the weight makes of an input that is ``x`` [C_in] everywhere: [C_out], float64, away from the borders.
 

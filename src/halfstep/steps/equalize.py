@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from halfstep.graph.chains import Chain, chains, clip_bounds, moved, output_place
-from halfstep.graph.channels import blocks, scale_channels
+from halfstep.graph.channels import blocks, scale_channels, scale_outputs
 from halfstep.graph.edit import add_parameter, attribute, finish, set_parameter
 from halfstep.graph.names import operator_name
 from halfstep.graph.operators import WeightedLayer
@@ -169,15 +169,7 @@ class _Extents:
 
 def _scale(graph: GraphModule, chain: Chain, factor: Tensor, is_read: Tensor) -> None:
     """Divide the outputs of the first layer by ``factor`` [C], or make them 0, and multiply the inputs of its readers."""
-    first, inverse = chain.first, is_read / factor
-    set_parameter(graph, first.weight, scale_channels(attribute(graph, first.weight), first, outputs=inverse))
-    if first.bias is not None:
-        bias = attribute(graph, first.bias)
-        set_parameter(graph, first.bias, (bias.double() * inverse).to(bias.dtype))
-    known: dict[str, tuple[Tensor, Tensor]] = graph.meta.get("batch_norms", {})
-    if first.name in known:
-        mean, std = known[first.name]
-        known[first.name] = mean * inverse, std * inverse
+    scale_outputs(graph, chain.first, is_read / factor)
     for reader in chain.readers:
         _scale_inputs(graph, reader.layer, factor.repeat_interleave(reader.block))
 
