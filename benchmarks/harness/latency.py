@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import numpy as np
     import onnxruntime as ort
 
 WARM_UP_ROUNDS = 20
 REFERENCES = ("float", "halfstep")
 
 
-def _session(path: Path) -> "ort.InferenceSession":
+def open_session(path: Path) -> "ort.InferenceSession":
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -31,14 +32,17 @@ def _session(path: Path) -> "ort.InferenceSession":
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def measure(models: dict[str, Path], rounds: int, seed: int) -> dict[str, dict[str, list[float]]]:
-    """Per model the seconds of every round: ``{"cpu": [...], "wall": [...]}``."""
+def measure(
+    models: dict[str, Path], rounds: int, seed: int, inputs: "tuple[np.ndarray[Any, Any], ...] | None" = None
+) -> dict[str, dict[str, list[float]]]:
+    """Per model the seconds of every round: ``{"cpu": [...], "wall": [...]}``. inputs: of one sample; None: a random small image."""
     import numpy as np
 
     rng = np.random.default_rng(seed)
     image = rng.standard_normal((1, 3, 32, 32), dtype=np.float32)
-    sessions = {name: _session(path) for name, path in models.items()}
-    feeds: dict[str, dict[str, Any]] = {name: {session.get_inputs()[0].name: image} for name, session in sessions.items()}
+    sessions = {name: open_session(path) for name, path in models.items()}
+    names = {name: [value.name for value in session.get_inputs()] for name, session in sessions.items()}
+    feeds: dict[str, dict[str, Any]] = {name: dict(zip(names[name], inputs or (image,), strict=True)) for name in models}
     times: dict[str, dict[str, list[float]]] = {name: {"cpu": [], "wall": []} for name in models}
     order, shuffle = list(models), random.Random(seed)
     for number in range(WARM_UP_ROUNDS + rounds):
@@ -73,14 +77,14 @@ def figures(times: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, flo
     return found
 
 
-def _named_path(text: str) -> tuple[str, Path]:
+def named_path(text: str) -> tuple[str, Path]:
     name, _, path = text.partition("=")
     return name, Path(path)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("models", nargs="+", type=_named_path, help="name=file.onnx")
+    parser.add_argument("models", nargs="+", type=named_path, help="name=file.onnx")
     parser.add_argument("--rounds", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 OWN = "halfstep"  # the environment that the benchmark itself runs in
 NNCF, AIMET, BREVITAS, MCT, AIDGE = "nncf", "aimet", "brevitas", "mct", "aidge"
-INSTALL = {OWN: "make bench"} | {peer: f"make bench-{peer}-env" for peer in (NNCF, AIMET, BREVITAS, MCT, AIDGE)}
+MINILM = "minilm"  # halfstep itself, transformers and the sentence encoder
+INSTALL = {OWN: "make bench"} | {peer: f"make bench-{peer}-env" for peer in (NNCF, AIMET, BREVITAS, MCT, AIDGE, MINILM)}
 
 
 @dataclass(frozen=True)
