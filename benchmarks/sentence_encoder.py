@@ -7,8 +7,8 @@
     python benchmarks/sentence_encoder.py --print                                the table of what is stored
 
 Each row starts from the torch module (or the float file) and 112 sentences, and ends with an ONNX file. 191 other sentences in 200 pairs
-are then encoded by every file in ONNX Runtime: ``cos``, of each embedding with float's (mean and least); ``rank``, Spearman's correlation of
-the similarities of the pairs with float's; ``grades``, with how alike the sentences were meant to be. ``CPU s``: of the method, from the
+are then encoded by every file in ONNX Runtime: ``cos``, of each embedding with float's (mean and least); ``rank``, Spearman's correlation
+of the similarities of the pairs with float's; ``grades``, with how alike the sentences were meant to be. ``CPU s``: of the method, from the
 network in memory to the quantized one; the rest of the process (imports, export, its verification) is in ``process``. ``ms``: CPU time of
 one sentence of 24 tokens on one thread, all files in turn in one process.
 """

@@ -26,6 +26,7 @@ def encoder() -> "torch.nn.Module":
     """The transformer, in eval mode, on one thread."""
     where = folder()
     import torch
+
     from transformers import AutoModel, logging
 
     logging.set_verbosity_error()
