@@ -47,9 +47,9 @@ _SLIGHT = 1e-3  # damping where only the scale is looked for
 class Round(AbstractStep):
     """method: the rounding, as its name or ``{name: {option: value}}``.
 
-    num_positions: output positions of each calibration input that enter the moments of a convolution. quantized_activations: whether a
-    layer is solved behind quantized activations or behind quantized weights alone. keep_zeros: whether weights that are exactly 0 stay 0,
-    as in a pruned network. memory: gigabytes of activations held in memory; more than that goes to temporary files.
+    num_positions: output positions of each calibration input that enter the moments of a convolution, at least. quantized_activations:
+    whether a layer is solved behind quantized activations or behind quantized weights alone. keep_zeros: whether weights that are exactly 0
+    stay 0, as in a pruned network. memory: gigabytes of activations held in memory; more than that goes to temporary files.
     """
 
     quantizes: ClassVar[bool] = True

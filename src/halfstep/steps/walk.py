@@ -74,6 +74,7 @@ class Walk:
         self._values: dict[Node, list[Pair | None]] = {}
         self.part_indices: list[int] = []
         self.groups: list[int] = []
+        self.num_samples = 0  # of all processes
         self._num_real: list[int] = []
         self._num_run: list[int] = []
         self._load(batches, is_shared)
@@ -128,6 +129,7 @@ class Walk:
                 self._values[node].append(Pair(held, held))
         if not self.part_indices:
             raise CalibrationError("The calibration data are empty: give at least one batch of inputs for each process.")
+        self.num_samples = sum(parallel.collect(sum(self._num_real))) if is_shared else sum(self._num_real)
 
     def _parts(self, batches: Iterable[tuple[Tensor, ...]]) -> Iterator[tuple[int, tuple[Tensor, ...], int]]:
         """(number of the group, inputs, how many samples of them are real)."""
