@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from halfstep.grid import Grid
-from halfstep.quantizers import QUANTIZERS, AbstractQuantizer, UniformQuantizer, in_float, quantizers
+from halfstep.quantizers import QUANTIZERS, AbstractQuantizer, AccumulatorQuantizer, UniformQuantizer, in_float, quantizers
 
 pytestmark = pytest.mark.parametrize("name", list(QUANTIZERS))
 
@@ -28,7 +28,7 @@ GRIDS = [
 each_grid = pytest.mark.parametrize(
     "grid", GRIDS, ids=lambda g: f"{g.type_name}-{'sym' if g.symmetric else 'asym'}-{g.channel_axis}-{g.group_size}"
 )
-PARTS = {"num_channels", "num_groups", "sources"}
+PARTS = {"num_channels", "num_groups", "sources", "is_weight"}
 
 
 def uniform(grid: Grid, scale: float = 0.3) -> UniformQuantizer:
@@ -51,8 +51,9 @@ def built(name: str, grid: Grid) -> AbstractQuantizer:
     arguments: dict[str, Any] = {"num_channels": None if grid.channel_axis is None else NUM_CHANNELS}
     arguments["num_groups"] = grid.scale_shape(SHAPE)[1] if grid.group_size is not None else None
     arguments["sources"] = uniform(Grid(8, False, False), 0.5), uniform(dataclasses.replace(grid, bits=8, signed=True, symmetric=True))
+    arguments["is_weight"] = grid.signed and grid.symmetric
     quantizer = QUANTIZERS[name](grid, **{part: arguments[part] for part in required})
-    if not quantizer.is_calibrated:
+    if not isinstance(quantizer, AccumulatorQuantizer):
         like = uniform(grid)
         quantizer.set(like.scale, like.zero_point)  # type: ignore[attr-defined]
     quantizer.is_enabled = True
@@ -153,7 +154,7 @@ def test_in_float_switches_it_off_and_on_again(name: str, generator: torch.Gener
 
 
 def test_a_batch_is_its_samples(name: str, generator: torch.Generator) -> None:
-    quantizer, x = built(name, Grid(4, True)), values(generator)
+    quantizer, x = built(name, Grid(4, True, symmetric=False)), values(generator)  # of an activation: a weight is one sample
     assert torch.equal(quantizer(x), torch.stack([quantizer(row) for row in x]))
 
 

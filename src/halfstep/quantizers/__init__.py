@@ -2,6 +2,25 @@
 
 from halfstep.quantizers.abstract import QUANTIZERS, AbstractQuantizer, in_float, quantizers
 from halfstep.quantizers.accumulator import AccumulatorQuantizer
+from halfstep.quantizers.dorefa import DorefaQuantizer
+from halfstep.quantizers.learned import AbstractLearnedQuantizer
+from halfstep.quantizers.lsq import LsqQuantizer
+from halfstep.quantizers.lsq_plus import LsqPlusQuantizer
+from halfstep.quantizers.pact import PactQuantizer
+from halfstep.quantizers.sat import SatQuantizer
 from halfstep.quantizers.uniform import UniformQuantizer
 
-__all__ = ["QUANTIZERS", "AbstractQuantizer", "AccumulatorQuantizer", "UniformQuantizer", "in_float", "quantizers"]
+__all__ = [
+    "QUANTIZERS",
+    "AbstractLearnedQuantizer",
+    "AbstractQuantizer",
+    "AccumulatorQuantizer",
+    "DorefaQuantizer",
+    "LsqPlusQuantizer",
+    "LsqQuantizer",
+    "PactQuantizer",
+    "SatQuantizer",
+    "UniformQuantizer",
+    "in_float",
+    "quantizers",
+]

@@ -41,10 +41,14 @@ class AbstractQuantizer(nn.Module):
         """What ``QUANTIZERS[name](Grid(**grid), ...)`` needs besides the state; plain values."""
         return {"grid": self.grid.to_json()}
 
+    def simulate(self, x: Tensor) -> Tensor:
+        """Quantize, then dequantize, in the type of ``x``. A subclass may write the same values, bit for bit, with gradients of its own."""
+        return self.quantize(x).dequantize().to(x.dtype)
+
     @final  # type: ignore[misc]  # torch declares forward as a variable
     def forward(self, x: Tensor) -> Tensor:
-        """The simulation: quantize, then dequantize."""
-        return self.quantize(x).dequantize().to(x.dtype) if self.is_enabled else x
+        """The simulation, or ``x`` itself while the quantizer is switched off."""
+        return self.simulate(x) if self.is_enabled else x
 
     def extra_repr(self) -> str:
         """Shown by ``print(model)``."""

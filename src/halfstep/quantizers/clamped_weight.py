@@ -1,0 +1,61 @@
+"""Weights between -1 and 1 by their hyperbolic tangent, and the three sets of levels they may take there.
+
+    t = tanh(w) / max|tanh(w)|        q = level nearest to t        dq/dw = (1 - tanh(w)^2) / max|tanh(w)|
+
+levels      of b bits                                         holds 0   grid of integers
+symmetric   k / h,             k = -h .. h,  h = 2^(b-1) - 1    yes       b bits
+dorefa      2 k / R - 1,       k = 0 .. R,   R = 2^b - 1        no        b + 1 bits: -R, -R + 2 .. R
+centred     (2 k + 1) / 2^b - 1,  k = 0 .. R                    no        b + 1 bits, the same
+
+max: of the tensor or of each channel, a constant as far as gradients are concerned; the gradient passes straight through the rounding.
+Zhou et al. 2016, "DoReFa-Net", equation 9, and Jin et al. 2020, "Towards efficient training for neural network quantization", equation 12.
+Deviations: max is not differentiated (as in the code of N2D2); ``symmetric`` is not in the papers, but the only one whose codes are
+integers of b bits, since between an even number of levels that mirror each other there is no 0. For the others the zero point of the b-bit
+codes is half-way between two of them; `halfstep.quantizers.freeze` doubles the codes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from halfstep.grid import Grid, Quantized
+
+Levels = Literal["symmetric", "dorefa", "centred"]
+
+
+def clamped(w: Tensor, grid: Grid) -> Tensor:
+    """t, with its gradient."""
+    tangent = torch.tanh(w)
+    axes = [axis for axis in range(w.ndim) if axis != grid.channel_axis]
+    largest = tangent.detach().abs().amax(axes, keepdim=True)
+    return tangent / torch.where(largest > 0, largest, 1)
+
+
+def on_levels(t: Tensor, levels: Levels, grid: Grid) -> Quantized:
+    """The codes of t, with scale and zero point of the kind the grid has; dequantized they are q. Straight-through in t."""
+    shape = () if grid.channel_axis is None else (t.shape[grid.channel_axis],)
+    if levels == "symmetric":
+        highest = float(grid.maximum)
+        codes, scale, zero_point = _Nearest.apply(t * highest, -highest, highest), 1 / highest, 0.0  # type: ignore[no-untyped-call]
+    else:
+        num = grid.num_levels
+        half = (grid.minimum + grid.maximum) / 2  # -1/2 on a signed grid
+        step = 2 / (num - 1) if levels == "dorefa" else 2 / num
+        codes = _Nearest.apply(t / step + half, grid.minimum, grid.maximum)  # type: ignore[no-untyped-call]
+        scale, zero_point = step, half
+    return Quantized(codes, torch.full(shape, scale, dtype=t.dtype), torch.full(shape, zero_point, dtype=t.dtype), grid)
+
+
+class _Nearest(torch.autograd.Function):
+    """Rounded and limited; the gradient passes as if nothing had happened."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, low: float, high: float) -> Tensor:
+        return torch.round(x).clamp_(low, high)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return gradients[0], None, None

@@ -1,0 +1,60 @@
+"""DoReFa: weights by their hyperbolic tangent on fixed levels, activations clipped at a fixed point.
+
+    weights:      t = tanh(w) / max|tanh(w)|,   q = nearest level        dq/dw = (1 - tanh(w)^2) / max|tanh(w)|
+    activations:  x̂ = s round(clip(x, 0, a) / s),  s = a / p               dx̂/dx = 1 inside, 0 beyond
+
+p: highest code. a: clipping point, 1 in the paper. Nothing but the weights is learned. Zhou et al. 2016, "DoReFa-Net: training low bitwidth
+convolutional neural networks with low bitwidth gradients", equations 5 and 9; the levels are in `clamped_weight.py`. Gradients are not
+quantized here.
+
+Deviations: the default levels hold 0 (``levels: dorefa`` are the paper's); activations keep the range that calibration found, since those
+of a network trained without a bound do not fit below 1, unless the step starts quantizers as the paper does.
+"""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor
+
+from halfstep.grid import Grid, Quantized, quantize_affine
+from halfstep.quantizers.abstract import QUANTIZERS
+from halfstep.quantizers.clamped_weight import Levels, clamped, on_levels
+from halfstep.quantizers.learned import AbstractLearnedQuantizer
+
+
+@final
+@QUANTIZERS.register("dorefa")
+class DorefaQuantizer(AbstractLearnedQuantizer):
+    """Hyperbolic tangent and fixed levels. levels: symmetric, dorefa or centred; of the weights."""
+
+    scale: Tensor
+    zero_point: Tensor
+
+    def __init__(self, grid: Grid, num_channels: int | None = None, is_weight: bool = False, *, levels: Levels = "symmetric") -> None:
+        super().__init__(grid, num_channels, is_weight)
+        self.levels: Levels = levels
+        self.register_buffer("scale", torch.full(self.shape(), torch.nan))
+        self.register_buffer("zero_point", torch.zeros(self.shape()))
+
+    @property
+    def is_calibrated(self) -> bool:
+        """True once a grid was set; weights carry their own."""
+        return not bool(torch.isnan(self.scale).any())
+
+    def set(self, scale: Tensor, zero_point: Tensor) -> None:
+        """Take this grid for an activation and switch the quantizer on."""
+        self.scale.copy_(scale)
+        self.zero_point.copy_(zero_point)
+        self.is_enabled = True
+
+    def start(self, x: Tensor) -> None:
+        """Clip activations at 1."""
+        self.scale.copy_(1 / (self.grid.maximum - self.zero_point).clamp(min=1))
+
+    def quantize(self, x: Tensor) -> Quantized:
+        """``x`` on its levels or on the grid."""
+        if self.is_weight:
+            return on_levels(clamped(x, self.grid), self.levels, self.grid)
+        return quantize_affine(x, self.scale, self.zero_point, self.grid)

@@ -1,0 +1,125 @@
+"""What training asks of a quantizer: a start, parameters with gradients, and a way back to a fixed grid.
+
+    positive = unit exp(logarithm)        d L / d logarithm  :=  (d L / d positive) / positive
+
+Scales and clipping points must stay positive. The parameter is therefore the logarithm of what they are in units of their start, and its
+gradient is that of the number itself divided by the number: a step of gradient descent then moves the number, to first order, as far as the
+same step on the number itself would, and no step can make it 0 or negative. (The true gradient is positive^2 times this one.)
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from abc import abstractmethod
+from typing import Any, ClassVar, final
+
+import pydantic
+import torch
+from torch import Tensor, nn
+
+from halfstep.errors import CalibrationError, RecipeError
+from halfstep.grid import Grid
+from halfstep.quantizers.abstract import QUANTIZERS, AbstractQuantizer
+from halfstep.registry import Method, Spec, parse_spec
+
+
+class AbstractLearnedQuantizer(AbstractQuantizer):
+    """A quantizer that training moves, on a weight's edge (``is_weight``) or an activation's.
+
+    Its constructor takes (grid, num_channels, is_weight) and the method's options behind them, as keywords with defaults and annotations:
+    they are what a recipe may write, and each is kept as an attribute of its name. After training `quantize` of the tensor on its edge
+    gives the codes, scale and zero point that a fixed grid takes over; a method whose levels are no such grid says so in ``is_uniform``.
+    """
+
+    is_uniform: ClassVar[bool] = True
+
+    def __init__(self, grid: Grid, num_channels: int | None = None, is_weight: bool = False) -> None:
+        super().__init__(grid)
+        if (grid.channel_axis is None) != (num_channels is None):
+            raise ValueError("num_channels goes with a grid that has a channel axis")
+        self.num_channels = num_channels
+        self.is_weight = is_weight
+
+    @abstractmethod
+    def set(self, scale: Tensor, zero_point: Tensor) -> None:
+        """Start from a calibrated grid, shapes [] or [C], and switch the quantizer on."""
+
+    @abstractmethod
+    def start(self, x: Tensor) -> None:
+        """Start as the paper does, from the values on the edge: a weight, or the first batch of an activation. `set` comes before it."""
+
+    @classmethod
+    def option_names(cls) -> list[str]:
+        """What a recipe may write behind the method's name."""
+        return [p.name for p in inspect.signature(cls).parameters.values() if p.kind is p.KEYWORD_ONLY]
+
+    def configuration(self) -> dict[str, Any]:
+        """Everything the constructor takes."""
+        own = {name: getattr(self, name) for name in ("num_channels", "is_weight", *self.option_names())}
+        return {**super().configuration(), **own}
+
+    def shape(self) -> tuple[int, ...]:
+        """Of a parameter: one number, or one a channel."""
+        return () if self.num_channels is None else (self.num_channels,)
+
+    def num_features(self, x: Tensor) -> float:
+        """How many values one scale stands for: those of a weight, or those of one sample of an activation."""
+        total = x.numel() if self.is_weight else x.numel() / max(len(x), 1) if x.ndim else 1.0
+        return max(total / (self.num_channels or 1), 1.0)
+
+    def rows(self, x: Tensor) -> Tensor:
+        """``x`` as [C, -1], or [1, -1] where one scale stands for the whole tensor."""
+        return x.reshape(1, -1) if self.grid.channel_axis is None else x.movedim(self.grid.channel_axis, 0).flatten(1)
+
+
+@final
+class Positive(nn.Module):
+    """A positive number, or one a channel, that gradient descent moves; see the top of this file. Without a value until it is set."""
+
+    unit: Tensor
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.logarithm = nn.Parameter(torch.zeros(shape))
+        self.register_buffer("unit", torch.full(shape, torch.nan))
+
+    @property
+    def is_set(self) -> bool:
+        """Whether it has a value."""
+        return not bool(torch.isnan(self.unit).any())
+
+    @property
+    def value(self) -> Tensor:
+        """The number, cut off from gradients: they are the business of the function that uses it."""
+        return self.unit * self.logarithm.detach().exp()
+
+    def set(self, value: Tensor) -> None:
+        """Start here; `CalibrationError` where it is not positive and finite."""
+        value = value.detach().to(self.unit)
+        if not bool((value > 0).all() and torch.isfinite(value).all()):
+            raise CalibrationError(f"A scale is positive and finite, not {value.flatten().tolist()[:8]}.")
+        with torch.no_grad():
+            self.unit.copy_(value)
+            self.logarithm.zero_()
+
+
+def learned_kind(spec: Spec) -> tuple[type[AbstractLearnedQuantizer], dict[str, Any]]:
+    """The class that a recipe names and its options, checked; `RecipeError` says what does not fit."""
+    name, given = parse_spec(spec, "quantizer")
+    kind = QUANTIZERS[name]
+    if not issubclass(kind, AbstractLearnedQuantizer):
+        known = ", ".join(name for name in QUANTIZERS if issubclass(QUANTIZERS[name], AbstractLearnedQuantizer))
+        raise RecipeError(f"'{name}' has nothing that training could move. Known: {known}.")
+    hints = typing.get_type_hints(kind.__init__, include_extras=True)
+    parameters = inspect.signature(kind).parameters
+    fields: dict[str, Any] = {option: (hints[option], parameters[option].default) for option in kind.option_names()}
+    options = pydantic.create_model(kind.__name__, __base__=Method, **fields)
+    options.name = name
+    return kind, options.from_options(given).model_dump()
+
+
+def full_spec(spec: Spec) -> Spec:
+    """``spec`` with every option written out."""
+    kind, options = learned_kind(spec)
+    return {kind.name: options} if options else kind.name

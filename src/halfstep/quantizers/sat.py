@@ -1,0 +1,102 @@
+"""SAT: weights by their hyperbolic tangent on fixed levels, at a spread that keeps gradients alive; activations by CG-PACT.
+
+    weights:      t = tanh(w) / max|tanh(w)|,   q = nearest level,   ŵ = c q
+                  constant:  c = 1 / sqrt(n VAR[q])        std:  c = sqrt(VAR[w] / VAR[q])        none:  c = 1
+    activations:  x̂ = s round(clip(x, 0, a) / s),  s = a / p
+                  dx̂/da = round(v) / p - v / p   inside,   1 beyond,        v = x / s
+
+n: output channels times places of the kernel. VAR: of all values of the tensor; like max a constant as far as gradients are concerned. a:
+clipping point. p: highest code. Jin et al. 2020, "Towards efficient training for neural network quantization", rule 2 and equations 9
+to 17; the levels are in `clamped_weight.py`. Started as in the authors' code, a = ``clip``.
+
+``constant`` is the paper's rescaling, for layers without a batch norm behind them in networks trained from the beginning. ``std``, the
+default, gives the quantized weight the spread of the real one: a trained network keeps computing what it computed. Behind a batch norm all
+three are the same. Deviations: the parameter is ln a (`learned.py`) instead of |a|; the default levels hold 0, so that b bits are b bits;
+grids with codes below 0 are clipped at both ends by the same parameter.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, final
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from halfstep.grid import Grid, Quantized, quantize_affine
+from halfstep.quantizers.abstract import QUANTIZERS
+from halfstep.quantizers.clamped_weight import Levels, clamped, on_levels
+from halfstep.quantizers.learned import AbstractLearnedQuantizer, Positive
+from halfstep.quantizers.pact import learned_clip
+
+Rescale = Literal["std", "constant", "none"]
+
+
+@final
+@QUANTIZERS.register("sat")
+class SatQuantizer(AbstractLearnedQuantizer):
+    """Scale-adjusted training. levels: symmetric, dorefa or centred. rescale: c of the weights. clip: where a starts, if not calibrated."""
+
+    zero_point: Tensor
+
+    def __init__(
+        self,
+        grid: Grid,
+        num_channels: int | None = None,
+        is_weight: bool = False,
+        *,
+        levels: Levels = "symmetric",
+        rescale: Rescale = "std",
+        clip: Annotated[float, Field(gt=0)] = 8.0,
+    ) -> None:
+        super().__init__(grid, num_channels, is_weight)
+        self.levels: Levels = levels
+        self.rescale: Rescale = rescale
+        self.clip = clip
+        self.register_buffer("zero_point", torch.zeros(self.shape()))
+        self.clipping_point = None if is_weight else Positive(self.shape())
+
+    @property
+    def is_calibrated(self) -> bool:
+        """True once a clipping point was set; weights carry their own grid."""
+        return self.clipping_point is None or self.clipping_point.is_set
+
+    @property
+    def highest(self) -> Tensor:
+        """p, at least 1."""
+        return (self.grid.maximum - self.zero_point).clamp(min=1)
+
+    def set(self, scale: Tensor, zero_point: Tensor) -> None:
+        """Start from this grid, if it is an activation's, and switch the quantizer on."""
+        if self.clipping_point is not None:
+            self.zero_point.copy_(zero_point)
+            self.clipping_point.set(scale.to(self.zero_point) * self.highest)
+        self.is_enabled = True
+
+    def start(self, x: Tensor) -> None:
+        """A = ``clip``, whatever the values are."""
+        if self.clipping_point is not None:
+            self.clipping_point.set(torch.full(self.shape(), self.clip))
+
+    def quantize(self, x: Tensor) -> Quantized:
+        """``x`` on its levels or on the grid."""
+        if self.clipping_point is not None:
+            return quantize_affine(x, self.clipping_point.value / self.highest, self.zero_point, self.grid)
+        found = on_levels(clamped(x, self.grid), self.levels, self.grid)
+        return Quantized(found.codes, found.scale * self._factor(x, found), found.zero_point, self.grid)
+
+    def simulate(self, x: Tensor) -> Tensor:
+        """The same values, with the gradients above."""
+        if self.clipping_point is None:
+            return self.quantize(x).dequantize().to(x.dtype)
+        return learned_clip(self, x, self.clipping_point, self.highest, self.zero_point, has_error=True)
+
+    @torch.no_grad()
+    def _factor(self, w: Tensor, levels: Quantized) -> Tensor:
+        """c, [] or [C]."""
+        q = self.rows(levels.dequantize())
+        variance = q.var(1, correction=0).view(self.shape())
+        if self.rescale == "none":
+            return torch.ones_like(variance)
+        wanted = self.rows(w).var(1, correction=0).view(self.shape()) if self.rescale == "std" else w.shape[1] / w.numel()
+        return torch.where((variance > 0) & (wanted > 0), torch.sqrt(wanted / variance), 1)
