@@ -16,6 +16,7 @@ from halfstep.onnx_import.load import load_onnx
 from halfstep.recipes import Recipe
 from halfstep.runtimes import check_onnx
 from halfstep.workflow.evaluate import evaluate, top1
+from halfstep.workflow.finetune import Prepared, finetune, prepare
 from halfstep.workflow.load_model import load_model
 from halfstep.workflow.lower import lower
 from halfstep.workflow.quantize import quantize
@@ -24,6 +25,7 @@ from halfstep.workflow.result import Result, load
 __version__ = "0.1.0"
 
 __all__ = [
-    "Data", "Grid", "HalfstepError", "IntegerProgram", "Preprocessing", "Quantized", "Recipe", "Result",
-    "as_data", "check_onnx", "evaluate", "export", "load", "load_data", "load_model", "load_onnx", "lower", "quantize", "top1",
+    "Data", "Grid", "HalfstepError", "IntegerProgram", "Prepared", "Preprocessing", "Quantized", "Recipe", "Result",
+    "as_data", "check_onnx", "evaluate", "export", "finetune", "load", "load_data", "load_model", "load_onnx", "lower", "prepare",
+    "quantize", "top1",
 ]  # fmt: skip

@@ -30,6 +30,10 @@ class CalibrationError(HalfstepError):
     """Statistics that are missing, do not belong to this network, or give no usable range."""
 
 
+class TrainingError(HalfstepError):
+    """A training run that cannot go on, or cannot begin."""
+
+
 class LoweringError(HalfstepError):
     """A network that has no form in integers alone, or an integer program that does not hold what it must."""
 

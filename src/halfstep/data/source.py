@@ -98,7 +98,17 @@ class Data:
     def _indexed(self, source: AbstractIndexed, batch_size: int, samples: int | None, seed: int) -> Iterator[Batch]:
         if source.num_samples < 1:
             raise no_samples(self.name)
-        indices = choose(source.num_samples, samples, seed)
+        yield from self.take(choose(source.num_samples, samples, seed), batch_size)
+
+    @property
+    def is_indexed(self) -> bool:
+        """Whether samples can be read in any order, by `take`."""
+        return isinstance(self.source, AbstractIndexed)
+
+    def take(self, indices: Sequence[int], batch_size: int) -> Iterator[Batch]:
+        """The samples ``indices`` of indexed data, in that order, ``batch_size`` at a time; errors as for `batches`."""
+        source = self.source
+        assert isinstance(source, AbstractIndexed)
         done = 0
         for raw in source.read(indices, batch_size, self.preprocessing or DEFAULT):
             size = self._size(raw)

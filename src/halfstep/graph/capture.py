@@ -34,7 +34,8 @@ def capture(model: nn.Module | ExportedProgram, inputs: tuple[Tensor, ...]) -> G
     """The graph of ``model``, recorded on one batch of ``inputs``, as an ``nn.Module`` of its own.
 
     ``graph.meta["batch_size"]`` is None where any batch size will do, else the only one the graph accepts; ``graph.meta["notes"]`` lists
-    what a user should know. Raises `ModelError` where the model cannot be recorded or holds NaN or infinite weights.
+    what a user should know; ``graph.meta["normalized"]`` names the layers whose batch norm was folded, none so far. Raises `ModelError`
+    where the model cannot be recorded or holds NaN or infinite weights.
     """
     notes: list[str] = []
     if isinstance(model, ExportedProgram):
@@ -51,7 +52,7 @@ def capture(model: nn.Module | ExportedProgram, inputs: tuple[Tensor, ...]) -> G
     _describe(graph)
     graph.delete_all_unused_submodules()
     graph.recompile()
-    graph.meta.update(batch_size=batch_size, notes=notes)
+    graph.meta.update(batch_size=batch_size, notes=notes, normalized=[])
     check(graph)
     if isinstance(model, nn.Module):
         _compare(model, graph, inputs)

@@ -45,6 +45,7 @@ def to_json(graph: GraphModule) -> dict[str, Any]:
         "format": FORMAT,
         "batch_size": graph.meta["batch_size"],
         "notes": list(graph.meta["notes"]),
+        "normalized": list(graph.meta["normalized"]),
         "pytree": pytree_info,
         "modules": {path: _module_to_json(graph, graph.get_submodule(path)) for path in sorted(_called_modules(graph))},
         "attributes": _attribute_kinds(graph),
@@ -67,7 +68,7 @@ def from_json(saved: Mapping[str, Any], state: Mapping[str, Tensor]) -> GraphMod
     graph = _nodes_from_json(saved)
     module = GraphModule(root, graph)
     module.load_state_dict(dict(state), strict=True)
-    module.meta = {"batch_size": saved["batch_size"], "notes": list(saved["notes"])}
+    module.meta = {"batch_size": saved["batch_size"], "notes": list(saved["notes"]), "normalized": list(saved.get("normalized", ()))}
     return module.eval()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import yaml
 
 from halfstep.data import Preprocessing
 from halfstep.errors import RecipeError, did_you_mean
-from halfstep.registry import Spec, explain
+from halfstep.registry import Spec, explain, parse_spec
 from halfstep.steps import STEPS, AbstractStep, Scheme
 
 _FOLDER = Path(__file__).parent
@@ -66,10 +67,13 @@ class Recipe(pydantic.BaseModel):
         except pydantic.ValidationError as error:
             raise RecipeError(explain(error, f"Recipe '{where}'", _model_at(cls, error))) from None
 
-    def to_yaml(self) -> str:
-        """The whole recipe, defaults written out, so that a later version of halfstep reads what this one ran."""
+    def to_yaml(self, without: Sequence[str] = ()) -> str:
+        """The whole recipe, defaults written out, so that a later version of halfstep reads what this one ran.
+
+        without: options that are left out of every step.
+        """
         content = self.model_dump(mode="json")
-        content["steps"] = [step.full_spec() for step in self.build_steps()]
+        content["steps"] = [_left_out(step.full_spec(), without) for step in self.build_steps()]
         return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
 
     def build_steps(self) -> list[AbstractStep]:
@@ -100,6 +104,20 @@ class Recipe(pydantic.BaseModel):
         """The same recipe for inputs that need this preprocessing."""
         return self.model_copy(update={"preprocessing": preprocessing})
 
+    def with_step(self, name: str, options: Mapping[str, Any]) -> Recipe:
+        """The same recipe with these options of its steps called ``name``; `RecipeError` where it has none, or one does not fit."""
+        self.until(name)
+        specs = [parse_spec(spec, "step") for spec in self.steps]
+        changed = [STEPS.create({found: own | dict(options) if found == name else own}).spec() for found, own in specs]
+        return self.model_copy(update={"steps": tuple(changed)})
+
+    def until(self, name: str) -> Recipe:
+        """The same recipe without its first step called ``name`` and all behind it; `RecipeError` where it has none."""
+        position = next((index for index, spec in enumerate(self.steps) if parse_spec(spec, "step")[0] == name), None)
+        if position is None:
+            raise RecipeError(f"The recipe '{self.name}' has no step '{name}': choose one that has, or add the step to yours.")
+        return self.model_copy(update={"steps": self.steps[:position]})
+
     def _with_scheme(self, changes: dict[str, Any]) -> Recipe:
         try:
             scheme = Scheme.model_validate(self.scheme.model_dump() | changes)
@@ -117,6 +135,13 @@ class Recipe(pydantic.BaseModel):
             return type(old)(**options)
         except pydantic.ValidationError as error:
             raise RecipeError(explain(error, role, type(old))) from None
+
+
+def _left_out(spec: Spec, names: Sequence[str]) -> Spec:
+    """``spec`` without the options ``names``."""
+    if isinstance(spec, str):
+        return spec
+    return {step: {key: value for key, value in options.items() if key not in names} for step, options in spec.items()}
 
 
 def _model_at(model: type[pydantic.BaseModel], error: pydantic.ValidationError) -> type[pydantic.BaseModel]:

@@ -5,6 +5,7 @@ from halfstep.steps.abstract import STEPS, AbstractStep, Context
 from halfstep.steps.calibrate import Calibrate
 from halfstep.steps.correct_bias import CorrectBias
 from halfstep.steps.equalize import Equalize
+from halfstep.steps.finetune import Finetune
 from halfstep.steps.fold_batch_norm import FoldBatchNorm
 from halfstep.steps.place_quantizers import PlaceQuantizers
 from halfstep.steps.reconstruct import Reconstruct
@@ -24,6 +25,7 @@ __all__ = [
     "Context",
     "CorrectBias",
     "Equalize",
+    "Finetune",
     "FoldBatchNorm",
     "LayerTypes",
     "Override",

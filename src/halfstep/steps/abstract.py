@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+from halfstep.data import Data
 from halfstep.graph.statistics import Statistics
 from halfstep.ranges import AbstractRange
 from halfstep.registry import Method, Registry
@@ -19,6 +20,7 @@ from halfstep.steps.scheme import Scheme
 
 Batches = Callable[[], Iterable[tuple[Tensor, ...]]]
 Progress = Callable[[str, float, int | None], None]
+Tell = Callable[[str], None]
 
 
 def _no_batches() -> Iterable[tuple[Tensor, ...]]:
@@ -29,6 +31,10 @@ def _silent(phase: str, done: float, total: int | None) -> None:
     """No progress to show."""
 
 
+def _quiet(line: str) -> None:
+    """Nobody listens."""
+
+
 @dataclass
 class Context:
     """What every step of a run shares.
@@ -37,6 +43,8 @@ class Context:
     batches: starts a pass over the calibration data. num_samples: how many there are, where that is known. progress: called with (phase,
     done, total or None). reference: the float network, node for node, from the first step that quantizes on. checkpoint: where a long
     step keeps what it has finished. position: of the step that runs, counted from 0. weight_range: the range estimator of the weights.
+    training: what is trained on, all of it, with labels where there are any. validation: labelled data to watch a training on. tell: called
+    with a line of news.
     """
 
     scheme: Scheme
@@ -50,6 +58,9 @@ class Context:
     checkpoint: Checkpoint | None = None
     position: int = 0
     weight_range: AbstractRange | None = None
+    training: Data | None = None
+    validation: Data | None = None
+    tell: Tell = _quiet
 
     def generator_for(self, index: int) -> torch.Generator:
         """Random numbers of the layer ``index`` of this step alone: the same whatever was drawn before, so that a run can be resumed."""

@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -16,6 +17,7 @@ from halfstep.errors import HalfstepError
 from halfstep.files import atomic_path
 
 _KEY_FILE = "run.json"
+_REST = "rest"
 
 
 @dataclass(frozen=True)
@@ -60,12 +62,22 @@ class Checkpoint:
         except safetensors.SafetensorError:
             return None
 
-    def write(self, step: str, name: str, tensors: dict[str, Tensor]) -> None:
-        """Save tensors, whole or not at all."""
+    def read_rest(self, step: str, name: str) -> dict[str, Any]:
+        """What was saved beside those tensors; empty where nothing was."""
+        path = self._path(step, name)
+        if not path.is_file():
+            return {}
+        with safetensors.safe_open(path, "pt") as file:
+            return dict(json.loads((file.metadata() or {}).get(_REST, "{}")))
+
+    def write(self, step: str, name: str, tensors: dict[str, Tensor], rest: dict[str, Any] | None = None) -> None:
+        """Save tensors and, in the head of the same file as JSON, the ``rest``: whole or not at all."""
         if parallel.index() == 0:
             self._open()
+            metadata = None if rest is None else {_REST: json.dumps(rest)}
+            own = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
             with atomic_path(self._path(step, name)) as temporary:
-                safetensors.torch.save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, temporary)
+                safetensors.torch.save_file(own, temporary, metadata)
 
     def clear(self) -> None:
         """The run is complete: nothing is left to resume."""

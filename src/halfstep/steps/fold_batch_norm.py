@@ -9,7 +9,7 @@ other users, is left where it is and noted. No deviation.
 
 What the folded batch norm knew about the layer's output is kept for later steps of the same run: ``graph.meta["batch_norms"]`` holds, by
 the layer's name, the mean beta and the standard deviation |gamma| of every output channel ([C], float64). Copies and saved graphs do not
-have it.
+have it. They do have ``graph.meta["normalized"]``, the names of those layers.
 """
 
 from __future__ import annotations
@@ -91,6 +91,7 @@ def _fold(graph: GraphModule, node: Node) -> None:
     old_bias = torch.zeros_like(factor) if layer.bias is None else attribute(graph, layer.bias).double()
     write_bias(graph, layer, old_bias * factor + shift)
     graph.meta.setdefault("batch_norms", {})[layer.name] = _statistics(norm, factor)
+    graph.meta["normalized"].append(layer.name)
     node.replace_all_uses_with(layer.node)
     graph.graph.erase_node(node)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,9 @@ from halfstep.report.environment import machine, versions
 from halfstep.report.layers import describe_layers, float_bytes, float_operators, num_bytes
 from halfstep.report.record import RunRecord
 from halfstep.steps import Context
-from halfstep.steps.abstract import Progress
+from halfstep.steps.abstract import Progress, Tell
 from halfstep.steps.checkpoint import Checkpoint
-from halfstep.steps.pipeline import run_steps
+from halfstep.steps.pipeline import Outcome, run_steps
 from halfstep.stopwatch import Stopwatch, peak_rss_bytes
 from halfstep.workflow.evaluate import prepare
 from halfstep.workflow.result import STATISTICS_FILE, Result
@@ -43,27 +44,102 @@ def quantize(  # noqa: PLR0913  # one argument an option
     seed: int = 0,
     samples: int | None = 512,
     statistics: str | Path | Statistics | None = None,
+    validation: Any = None,
     progress: Progress | None = None,
+    tell: Tell | None = None,
     checkpoint: str | Path | None = None,
     resume: bool = False,
 ) -> Result:
     """A quantized copy of ``model``, which is left as it was.
 
-    calibration: inputs like those the network will meet, with or without labels (labels are ignored): a tensor [N, ...], a
-    ``DataLoader``, a ``Dataset``, or anything else `halfstep.data.as_data` takes. recipe: a shipped name, a YAML file or a `Recipe`.
-    samples: how many inputs to use (None: all). statistics: those of an earlier run on the same network (its directory, or the object)
-    instead of a pass over the data. progress: called with (phase, done, total or None) as the run goes on. checkpoint: a folder in which
-    long steps keep every layer they have finished; it is removed when the run is complete. resume: go on with what an interrupted run of
-    the same call left there, to the same bytes.
+    calibration: inputs like those the network will meet, with or without labels: a tensor [N, ...], a ``DataLoader``, a ``Dataset``, or
+    anything else `halfstep.data.as_data` takes. Only a recipe that trains uses all of them, and the labels. recipe: a shipped name, a YAML
+    file or a `Recipe`. samples: how many inputs to calibrate on (None: all). statistics: those of an earlier run on the same network (its
+    directory, or the object) instead of a pass over the data. validation: labelled data to watch a training on. progress: called with
+    (phase, done, total or None) as the run goes on. tell: called with lines of news. checkpoint: a folder in which long steps keep what
+    they have finished; it is removed when the run is complete. resume: go on with what an interrupted run of the same call left there, to
+    the same bytes.
 
-    Raises `ModelError`, `DataError`, `RecipeError` or `CalibrationError`.
+    Raises `ModelError`, `DataError`, `RecipeError`, `CalibrationError` or `TrainingError`.
     """
+    stopwatch = Stopwatch()
+    begun = begin(model, calibration, recipe, stopwatch, seed, samples, statistics, progress)
+    context = begun.context
+    context.tell = tell or context.tell
+    context.validation = None if validation is None else prepare(validation, begun.recipe.preprocessing)
+    begun.keep(checkpoint, resume)
+    return begun.finish(run_steps(begun.graph, begun.recipe.build_steps(), context, stopwatch), stopwatch)
+
+
+@dataclass
+class Begun:
+    """A run before its steps. graph: captured, or quantized by an earlier run. kept: the inputs that go into the result. size: bytes of the
+    float network. name: of the user's model. samples: how many inputs are calibrated on.
+    """
+
+    graph: GraphModule
+    recipe: Recipe
+    context: Context
+    kept: tuple[Tensor, ...]
+    size: int
+    name: str
+    samples: int | None
+
+    def keep(self, folder: str | Path | None, resume: bool) -> None:
+        """Give long steps a place for what they have finished. Learning rates may change when a run is continued."""
+        if folder is None:
+            return
+        key: dict[str, object] = {
+            "network": self.context.statistics.fingerprint,
+            "recipe": self.recipe.to_yaml(without=("learning_rate", "scale_learning_rate")),
+            "seed": self.context.generator.initial_seed(),
+            "number of samples": self.samples,
+            "data": _digest(self.kept),
+        }
+        self.context.checkpoint = Checkpoint.start(Path(folder), key, resume)
+
+    def finish(self, outcome: Outcome, stopwatch: Stopwatch) -> Result:
+        """The result, measured; nothing is left to resume."""
+        context = self.context
+        with stopwatch.phase("measure"):
+            context.progress("measure", 0, None)
+            few = tuple(x[:_NUM_MEASURED] for x in self.kept)
+            layers, figures = describe_layers(outcome.reference, outcome.graph, context.statistics, few)
+        record = RunRecord(
+            model=self.name,
+            recipe=self.recipe.name,
+            seed=context.generator.initial_seed(),
+            num_calibration_samples=context.statistics.num_samples,
+            bytes={"float": self.size, "quantized": num_bytes(outcome.graph), "onnx": None},
+            seconds=stopwatch.total(),
+            peak_rss_bytes=peak_rss_bytes(),
+            versions=versions(),
+            machine=machine(),
+            notes=tuple(context.notes),
+            float_operators=float_operators(outcome.graph),
+            layers=layers,
+        )
+        if context.checkpoint is not None:
+            context.checkpoint.clear()
+        return Result(outcome.graph, outcome.reference, self.recipe, context.statistics, self.kept, record, figures)
+
+
+def begin(
+    model: nn.Module | ExportedProgram,
+    calibration: Any,
+    recipe: str | Path | Recipe,
+    stopwatch: Stopwatch,
+    seed: int,
+    samples: int | None,
+    statistics: str | Path | Statistics | None = None,
+    progress: Progress | None = None,
+) -> Begun:
+    """Read the data and capture the network; the arguments of `quantize`."""
     report = progress or _silent
     chosen = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     data = prepare(calibration, chosen.preprocessing)
     if chosen.preprocessing is None and data.preprocessing is not None:
         chosen = chosen.with_preprocessing(data.preprocessing)
-    stopwatch = Stopwatch()
     with stopwatch.phase("data"):
         kept = _kept_samples(data, samples, seed)
     with stopwatch.phase("capture"):
@@ -72,45 +148,22 @@ def quantize(  # noqa: PLR0913  # one argument an option
         check_inputs(graph, kept)
         size = float_bytes(graph)
         gathered = _statistics(statistics, graph)
-    context = Context(
-        chosen.scheme,
-        gathered,
+    context = make_context(chosen, data, gathered, seed, samples, report)
+    context.notes.extend(graph.meta["notes"])
+    return Begun(graph, chosen, context, kept, size, type(model).__name__, samples)
+
+
+def make_context(recipe: Recipe, data: Data, statistics: Statistics, seed: int, samples: int | None, progress: Progress | None) -> Context:
+    """What the steps of a run on ``data`` share."""
+    return Context(
+        recipe.scheme,
+        statistics,
         torch.Generator().manual_seed(seed),
-        list(graph.meta["notes"]),
         batches=lambda: _inputs(data, samples, seed),
         num_samples=data.num_samples if samples is None else min(samples, data.num_samples or samples),
-        progress=report,
+        progress=progress or _silent,
+        training=data,
     )
-    if checkpoint is not None:
-        key = {
-            "network": gathered.fingerprint,
-            "recipe": chosen.to_yaml(),
-            "seed": seed,
-            "number of samples": samples,
-            "data": _digest(kept),
-        }
-        context.checkpoint = Checkpoint.start(Path(checkpoint), key, resume)
-    outcome = run_steps(graph, chosen.build_steps(), context, stopwatch)
-    with stopwatch.phase("measure"):
-        report("measure", 0, None)
-        layers, figures = describe_layers(outcome.reference, outcome.graph, gathered, tuple(x[:_NUM_MEASURED] for x in kept))
-    record = RunRecord(
-        model=type(model).__name__,
-        recipe=chosen.name,
-        seed=seed,
-        num_calibration_samples=gathered.num_samples,
-        bytes={"float": size, "quantized": num_bytes(outcome.graph), "onnx": None},
-        seconds=stopwatch.total(),
-        peak_rss_bytes=peak_rss_bytes(),
-        versions=versions(),
-        machine=machine(),
-        notes=tuple(context.notes),
-        float_operators=float_operators(outcome.graph),
-        layers=layers,
-    )
-    if context.checkpoint is not None:
-        context.checkpoint.clear()
-    return Result(outcome.graph, outcome.reference, chosen, gathered, kept, record, figures)
 
 
 def _silent(phase: str, done: float, total: int | None) -> None:
