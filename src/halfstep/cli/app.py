@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from halfstep.cli import benchmark, check, demo, evaluate, export, listing, quantize, reproduce
+from halfstep.cli import benchmark, check, demo, evaluate, export, finetune, listing, quantize, reproduce
 from halfstep.cli.terminal import complain, errors, say
 from halfstep.errors import HalfstepError
 
@@ -92,6 +92,7 @@ def halfstep(
 
 
 app.command("quantize", epilog=quantize.EXAMPLE)(quantize.quantize)
+app.command("finetune", epilog=finetune.EXAMPLE)(finetune.finetune)
 app.command("evaluate", epilog=evaluate.EXAMPLE)(evaluate.evaluate)
 app.command("export", epilog=export.EXAMPLE)(export.export)
 app.command("check", epilog=check.EXAMPLE)(check.check)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -26,7 +27,8 @@ def demo(
     """Quantize a small trained network for handwritten digits, export it, run it in ONNX Runtime, and report what was lost."""
     calibration = load_data(CALIBRATION)
     recipe = hs.Recipe.load("int8").with_preprocessing(calibration.preprocessing)
-    run(hs.load_model(MODEL), calibration, recipe, out, validation=load_data(VALIDATION), force=force, json=json, is_timed=True)
+    make = partial(hs.quantize, hs.load_model(MODEL), calibration, recipe)
+    run(make, out, validation=load_data(VALIDATION), force=force, json=json, is_timed=True)
     say("\nTry next:")
     for command in next_commands(program(), out):
         say(f"  {command}")

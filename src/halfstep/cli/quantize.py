@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -105,15 +106,20 @@ def quantize(
     calibration = load_data(data, preprocessing)
     held_out = None if validation is None else load_labelled(validation, calibration.preprocessing, "--validation")
     chosen = chosen.with_preprocessing(calibration.preprocessing)
-    run(
+    make = partial(
+        hs.quantize,
         hs.load_model(model, state_dict, strip_quantization),
         calibration,
         chosen,
+        seed=seed,
+        samples=samples,
+        statistics=statistics,
+        validation=held_out,
+    )
+    run(
+        make,
         out,
         validation=held_out,
-        samples=samples,
-        seed=seed,
-        statistics=statistics,
         resume=resume,
         force=force,
         is_timed=latency,

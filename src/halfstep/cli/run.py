@@ -1,18 +1,16 @@
-"""One run into one directory: what ``quantize`` and ``demo`` have in common."""
+"""One run into one directory: what ``quantize``, ``finetune`` and ``demo`` have in common."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-import torch
-
 import halfstep as hs
 from halfstep import parallel
-from halfstep.cli.terminal import PIPE_WIDTH, output, progress, say
+from halfstep.cli.terminal import PIPE_WIDTH, output, progress, say, tell
 from halfstep.data import Data
 from halfstep.files import atomic_directory
 from halfstep.report.table import summary
@@ -21,43 +19,28 @@ from halfstep.workflow.result import ONNX_FILE, RECORD_FILE, REPORT_FILE
 
 
 def run(
-    model: torch.nn.Module | torch.export.ExportedProgram,
-    calibration: Data,
-    recipe: hs.Recipe,
+    make: Callable[..., hs.Result],
     out: Path,
     *,
     validation: Data | None = None,
-    samples: int = 512,
-    seed: int = 0,
-    statistics: Path | None = None,
     resume: bool = False,
     force: bool = False,
     is_timed: bool = False,
     is_lowered: bool = False,
     json: Path | None = None,
 ) -> None:
-    """Quantize, export, evaluate and save into ``out``, then print the summary. ``out`` appears whole at the end, or not at all.
+    """Make a result, export, evaluate and save it into ``out``, then print the summary. ``out`` appears whole at the end, or not at all.
 
-    Long steps keep what they have finished in a folder beside ``out`` until then; ``resume`` goes on from there. Of several processes
-    (``torchrun``) all quantize and the first one writes.
+    make: `hs.quantize` or `hs.finetune` with its own arguments given. Long steps keep what they have finished in a folder beside ``out``
+    until then; ``resume`` goes on from there. Of several processes (``torchrun``) all take part and the first one writes.
     """
     with parallel.processes():
-        quantize = partial(
-            hs.quantize,
-            model,
-            calibration,
-            recipe,
-            seed=seed,
-            samples=samples,
-            statistics=statistics,
-            checkpoint=beside(out),
-            resume=resume,
-        )
+        make = partial(make, checkpoint=beside(out), resume=resume)
         if parallel.index() > 0:
-            quantize()
+            make()
             return
         with _resumable(beside(out)), atomic_directory(out, force) as folder, progress() as report_progress:
-            result = quantize(progress=report_progress)
+            result = make(progress=report_progress, tell=tell)
             if is_lowered:
                 hs.lower(result)
             result.save(folder)

@@ -49,6 +49,11 @@ def say(line: str) -> None:
     output().print(Text(line), soft_wrap=True)
 
 
+def tell(line: str) -> None:
+    """One line of news from a long run, on standard error."""
+    errors().print(line, markup=False)
+
+
 def write_json(value: Any, path: Path) -> None:
     """Write nested dictionaries and lists; `HalfstepError` where the file cannot be written."""
     text = json.dumps(value, indent=2) + "\n"

@@ -1,0 +1,120 @@
+"""``halfstep finetune``: a network trained with quantization in the loop, from a float network or from an earlier run."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import halfstep as hs
+from halfstep.cli import options
+from halfstep.cli.options import PreprocessingOptions, load_labelled
+from halfstep.cli.quantize import NOT_EVALUATED
+from halfstep.cli.run import run
+from halfstep.cli.terminal import say
+from halfstep.data import load_data
+from halfstep.integer.requantization import MODES
+
+EXAMPLE = (
+    "Example: halfstep finetune halfstep.demo.network:digits_network --data digits:calibration --validation digits:test "
+    "--recipe lsq-w4a4 --epochs 20 --batch-size 32 --out digits-lsq"
+)
+_PANEL = "Training (default: as the recipe says)"
+
+
+def finetune(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL|DIR",
+            help="The float network, in any of the forms 'halfstep quantize' takes, or the folder of an earlier run, which is trained from "
+            "where it stands.",
+        ),
+    ],
+    data: Annotated[
+        str,
+        typer.Option(
+            "--data",
+            metavar="DATA",
+            help="What to train on, in any of the forms 'halfstep quantize' takes. Labels are optional.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the run goes: a new or empty folder.", show_default=False)],
+    recipe: Annotated[
+        str, typer.Option("--recipe", metavar="NAME|FILE", help="A recipe with a step 'finetune'; see 'halfstep list recipes'.")
+    ] = "lsq-w4a4",
+    epochs: Annotated[float | None, typer.Option("--epochs", help="How often to pass over the data.", rich_help_panel=_PANEL)] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", min=1, help="Samples of a step, over all processes.", rich_help_panel=_PANEL)
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option("--learning-rate", help="Of the weights.", rich_help_panel=_PANEL)] = None,
+    distillation: Annotated[
+        float | None,
+        typer.Option("--distillation", help="Share of the float network's answers in the loss, 0 to 1.", rich_help_panel=_PANEL),
+    ] = None,
+    flip: Annotated[bool | None, typer.Option("--flip/--no-flip", help="Mirror images at random.", rich_help_panel=_PANEL)] = None,
+    shift: Annotated[
+        int | None, typer.Option("--shift", min=0, help="Move images by up to so many pixels.", rich_help_panel=_PANEL)
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option("--precision", help="Of the layers while training: no, bf16, fp16.", rich_help_panel=_PANEL)
+    ] = None,
+    requantization: Annotated[
+        str | None,
+        typer.Option(
+            "--requantization",
+            metavar="MODE",
+            help=f"Lower to a program of integers alone, too, with this rescaling: {', '.join(MODES)}.",
+            show_default=False,
+        ),
+    ] = None,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="How many inputs to calibrate on.")] = 512,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same bytes.")] = 0,
+    validation: Annotated[
+        str | None,
+        typer.Option("--validation", metavar="DATA", help="Labelled inputs to evaluate on after every epoch.", show_default=False),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on where the same command was interrupted, to the same bytes. The learning rate may be another."),
+    ] = False,
+    state_dict: options.StateDict = None,
+    force: options.Force = False,
+    json: options.Json = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    scale: options.Scale = None,
+    size: options.Size = None,
+    crop: options.Crop = None,
+) -> None:
+    """Train a network with quantization in the loop, export it to ONNX, check the export against the simulation, and write a report.
+
+    The network is quantized first, by the steps of the recipe that come before 'finetune', and trained from there. The state is kept every
+    ten minutes (option checkpoint_minutes of the step); an interrupted run goes on with --resume. Several processes share every batch:
+    torchrun --nproc-per-node 2 -m halfstep.cli finetune ...
+    """
+    chosen = hs.Recipe.load(recipe)
+    start = hs.load(model) if Path(model).is_dir() else hs.load_model(model, state_dict)
+    stored = start.recipe.preprocessing if isinstance(start, hs.Result) else chosen.preprocessing
+    inputs = load_data(data, PreprocessingOptions(mean, std, scale, size, crop).parse() or stored)
+    held_out = None if validation is None else load_labelled(validation, inputs.preprocessing, "--validation")
+    chosen = chosen.with_preprocessing(inputs.preprocessing)
+    if requantization is not None:
+        chosen = chosen.with_requantization(requantization)
+    given: dict[str, Any] = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "distillation": distillation,
+        "flip": flip,
+        "shift": shift,
+        "precision": precision,
+    }
+    own = {name: value for name, value in given.items() if value is not None}
+    make = partial(hs.finetune, start, inputs, chosen, validation=held_out, options=own, seed=seed, samples=samples)
+    run(make, out, validation=held_out, resume=resume, force=force, is_lowered=requantization is not None, json=json)
+    if held_out is None:
+        say(NOT_EVALUATED)
