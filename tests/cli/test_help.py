@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from typer.testing import Result
 
-COMMANDS = ("quantize", "evaluate", "export", "demo", "list")
+COMMANDS = ("quantize", "finetune", "evaluate", "export", "demo", "list")
 
 
 @pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)])

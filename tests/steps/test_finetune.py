@@ -111,7 +111,7 @@ def test_a_result_is_trained_from_where_it_stands() -> None:
         {"weights": {"sat": {"levels": "centred"}}, "activations": "pact"},
         {"weights": "dorefa", "activations": "lsq_plus"},
     ],
-    ids=lambda options: "-".join(options),
+    ids="-".join,
 )
 def test_every_option_trains_to_something_that_lowers(options: dict[str, object]) -> None:
     found = trained(**options)

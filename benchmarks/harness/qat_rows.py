@@ -1,0 +1,61 @@
+"""The rows of the benchmark of quantization-aware training, and what it must show."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+NETWORKS = ("resnet20", "resnet8_mlperf", "nin", "resnet56")
+MAIN = NETWORKS[:1]
+FLOAT = "float"
+EPOCHS = 10.0
+EQUAL = 0.1  # points between the simulation and the integer program
+
+
+@dataclass(frozen=True)
+class Row:
+    """recipe, options: of ``halfstep.finetune``. loss: points of top-1 that it may lose against float; None: not asked."""
+
+    name: str
+    recipe: str
+    note: str
+    loss: float | None = None
+    options: str = "{}"
+    is_asked_for: bool = True
+
+
+def _other(method: str, bits: int) -> Row:
+    """Another method on the grids of LSQ's recipe: what is left is the difference of the quantizers."""
+    options = json.dumps({"weights": method, "activations": method})
+    return Row(f"{method}_w{bits}a{bits}", f"lsq-w{bits}a{bits}", f"{method} on LSQ's grids", options=options, is_asked_for=False)
+
+
+ROWS = {
+    row.name: row
+    for row in (
+        Row("lsq_w8a8", "lsq-w8a8", "", 0.1),
+        Row("lsq_w4a4", "lsq-w4a4", "", 0.0),
+        Row("lsq_w3a3", "lsq-w3a3", "", 0.7),
+        Row("lsq_w2a2", "lsq-w2a2", "", 3.0),
+        Row("sat_w4a4", "sat-w4a4", "", is_asked_for=False),
+        Row("sat_w4a8", "sat-w4a8", "", is_asked_for=False),
+        Row("sat_w2a8", "sat-w2a8", "", is_asked_for=False),
+        *(_other(method, bits) for method in ("lsq_plus", "pact", "dorefa") for bits in (4, 2)),
+    )
+}
+
+
+def judged(rows: dict[str, Any], network: str) -> list[tuple[str, bool | None, str]]:
+    """(what is asked, whether the stored rows show it, the figures)."""
+    found = []
+    exact = rows.get(f"{network}/{FLOAT}", {}).get("top1")
+    for row in ROWS.values():
+        stored = rows.get(f"{network}/{row.name}", {})
+        if "top1" not in stored or exact is None:
+            if row.loss is not None:
+                found.append((f"{row.name}: loses at most {row.loss:.1f}", None, ""))
+            continue
+        lost, apart = exact - stored["top1"], abs(stored["integer"] - stored["top1"])
+        if row.loss is not None:
+            found.append((f"{row.name}: loses at most {row.loss:.1f}", lost <= row.loss + 1e-9, f"{lost:+.2f}"))
+        found.append((f"{row.name}: integers as the simulation, within {EQUAL}", apart <= EQUAL + 1e-9, f"{apart:.2f}"))
+    return found
