@@ -46,7 +46,7 @@ def on_levels(t: Tensor, levels: Levels, grid: Grid) -> Quantized:
         step = 2 / (num - 1) if levels == "dorefa" else 2 / num
         codes = _Nearest.apply(t / step + half, grid.minimum, grid.maximum)  # type: ignore[no-untyped-call]
         scale, zero_point = step, half
-    return Quantized(codes, torch.full(shape, scale, dtype=t.dtype), torch.full(shape, zero_point, dtype=t.dtype), grid)
+    return Quantized(codes, t.new_full(shape, scale), t.new_full(shape, zero_point), grid)
 
 
 class _Nearest(torch.autograd.Function):
