@@ -15,7 +15,7 @@ from halfstep.quantizers.learned import full_spec, learned_kind
 
 
 def made(grid: Grid, scale: float | list[float], num_channels: int | None = None, is_weight: bool = True) -> LsqQuantizer:
-    quantizer = LsqQuantizer(grid, num_channels, is_weight).double()
+    quantizer = LsqQuantizer(grid, num_channels, is_weight=is_weight).double()
     quantizer.set(torch.tensor(scale, dtype=torch.float64), torch.zeros(() if num_channels is None else num_channels))
     return quantizer
 

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from halfstep.grid import Grid, Quantized
+from halfstep.quantizers.learned import rows
 
 Levels = Literal["symmetric", "dorefa", "centred"]
 
@@ -29,14 +30,13 @@ Levels = Literal["symmetric", "dorefa", "centred"]
 def clamped(w: Tensor, grid: Grid) -> Tensor:
     """t, with its gradient."""
     tangent = torch.tanh(w)
-    axes = [axis for axis in range(w.ndim) if axis != grid.channel_axis]
-    largest = tangent.detach().abs().amax(axes, keepdim=True)
-    return tangent / torch.where(largest > 0, largest, 1)
+    largest = rows(tangent.detach().abs(), grid).nan_to_num(0.0).amax(-1)
+    return tangent / grid.along(torch.where(largest > 0, largest, 1), w.shape)
 
 
 def on_levels(t: Tensor, levels: Levels, grid: Grid) -> Quantized:
     """The codes of t, with scale and zero point of the kind the grid has; dequantized they are q. Straight-through in t."""
-    shape = () if grid.channel_axis is None else (t.shape[grid.channel_axis],)
+    shape = grid.scale_shape(t.shape)
     if levels == "symmetric":
         highest = float(grid.maximum)
         codes, scale, zero_point = _Nearest.apply(t * highest, -highest, highest), 1 / highest, 0.0  # type: ignore[no-untyped-call]

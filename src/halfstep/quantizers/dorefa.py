@@ -32,8 +32,16 @@ class DorefaQuantizer(AbstractLearnedQuantizer):
     scale: Tensor
     zero_point: Tensor
 
-    def __init__(self, grid: Grid, num_channels: int | None = None, is_weight: bool = False, *, levels: Levels = "symmetric") -> None:
-        super().__init__(grid, num_channels, is_weight)
+    def __init__(
+        self,
+        grid: Grid,
+        num_channels: int | None = None,
+        num_groups: int | None = None,
+        is_weight: bool = False,
+        *,
+        levels: Levels = "symmetric",
+    ) -> None:
+        super().__init__(grid, num_channels, num_groups, is_weight)
         self.levels: Levels = levels
         self.register_buffer("scale", torch.full(self.shape(), torch.nan))
         self.register_buffer("zero_point", torch.zeros(self.shape()))

@@ -12,7 +12,7 @@ import dataclasses
 
 import torch
 
-from halfstep.grid import Grid, Quantized
+from halfstep.grid import Quantized
 from halfstep.quantizers.uniform import UniformQuantizer
 
 
@@ -20,8 +20,8 @@ def with_integer_zero_point(quantized: Quantized) -> Quantized:
     """The same values on a grid whose zero point is a code."""
     if torch.equal(quantized.zero_point, quantized.zero_point.round()):
         return quantized
-    zero_point = quantized.grid.along(quantized.zero_point, quantized.codes.ndim)
-    grid = Grid(quantized.grid.bits + 1, signed=True, channel_axis=quantized.grid.channel_axis, narrow=True)
+    zero_point = quantized.grid.along(quantized.zero_point, quantized.codes.shape)
+    grid = dataclasses.replace(quantized.grid, bits=quantized.grid.bits + 1, signed=True, symmetric=True, narrow=True)
     return Quantized(2 * (quantized.codes - zero_point), quantized.scale / 2, torch.zeros_like(quantized.zero_point), grid)
 
 
@@ -36,6 +36,6 @@ def along_channels(quantized: Quantized, axis: int) -> Quantized:
 
 def uniform_of(quantized: Quantized) -> UniformQuantizer:
     """A fixed quantizer of this grid, switched on."""
-    quantizer = UniformQuantizer(quantized.grid, quantized.scale.numel() if quantized.scale.ndim else None)
+    quantizer = UniformQuantizer(quantized.grid, *quantized.scale.shape)
     quantizer.set(quantized.scale.detach(), quantized.zero_point.detach())
     return quantizer

@@ -10,6 +10,7 @@ same step on the number itself would, and no step can make it 0 or negative. (Th
 from __future__ import annotations
 
 import inspect
+import math
 import typing
 from abc import abstractmethod
 from typing import Any, ClassVar, final
@@ -17,6 +18,7 @@ from typing import Any, ClassVar, final
 import pydantic
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from halfstep.errors import CalibrationError, RecipeError
 from halfstep.grid import Grid
@@ -27,23 +29,24 @@ from halfstep.registry import Method, Spec, parse_spec
 class AbstractLearnedQuantizer(AbstractQuantizer):
     """A quantizer that training moves, on a weight's edge (``is_weight``) or an activation's.
 
-    Its constructor takes (grid, num_channels, is_weight) and the method's options behind them, as keywords with defaults and annotations:
-    they are what a recipe may write, and each is kept as an attribute of its name. After training `quantize` of the tensor on its edge
-    gives the codes, scale and zero point that a fixed grid takes over; a method whose levels are no such grid says so in ``is_uniform``.
+    Its constructor takes (grid, num_channels, num_groups, is_weight) and the method's options behind them, as keywords with defaults and
+    annotations: they are what a recipe may write, and each is kept as an attribute of its name. After training `quantize` of the tensor on
+    its edge gives the codes, scale and zero point that a fixed grid takes over; a method whose levels are no such grid says so in
+    ``is_uniform``.
     """
 
     is_uniform: ClassVar[bool] = True
 
-    def __init__(self, grid: Grid, num_channels: int | None = None, is_weight: bool = False) -> None:
+    def __init__(self, grid: Grid, num_channels: int | None = None, num_groups: int | None = None, is_weight: bool = False) -> None:
         super().__init__(grid)
-        if (grid.channel_axis is None) != (num_channels is None):
-            raise ValueError("num_channels goes with a grid that has a channel axis")
-        self.num_channels = num_channels
+        if (grid.channel_axis is None) != (num_channels is None) or (grid.group_size is None) != (num_groups is None):
+            raise ValueError("num_channels goes with a grid that has a channel axis, num_groups with one that has groups")
+        self.num_channels, self.num_groups = num_channels, num_groups
         self.is_weight = is_weight
 
     @abstractmethod
     def set(self, scale: Tensor, zero_point: Tensor) -> None:
-        """Start from a calibrated grid, shapes [] or [C], and switch the quantizer on."""
+        """Start from a calibrated grid, of the shape that `shape` says, and switch the quantizer on."""
 
     @abstractmethod
     def start(self, x: Tensor) -> None:
@@ -56,21 +59,33 @@ class AbstractLearnedQuantizer(AbstractQuantizer):
 
     def configuration(self) -> dict[str, Any]:
         """Everything the constructor takes."""
-        own = {name: getattr(self, name) for name in ("num_channels", "is_weight", *self.option_names())}
+        own = {name: getattr(self, name) for name in ("num_channels", "num_groups", "is_weight", *self.option_names())}
         return {**super().configuration(), **own}
 
     def shape(self) -> tuple[int, ...]:
-        """Of a parameter: one number, or one a channel."""
-        return () if self.num_channels is None else (self.num_channels,)
+        """Of a parameter: [], [C] or [C, num_groups]."""
+        return tuple(size for size in (self.num_channels, self.num_groups) if size is not None)
 
     def num_features(self, x: Tensor) -> float:
         """How many values one scale stands for: those of a weight, or those of one sample of an activation."""
         total = x.numel() if self.is_weight else x.numel() / max(len(x), 1) if x.ndim else 1.0
-        return max(total / (self.num_channels or 1), 1.0)
+        return max(total / math.prod(self.shape()), 1.0)
 
-    def rows(self, x: Tensor) -> Tensor:
-        """``x`` as [C, -1], or [1, -1] where one scale stands for the whole tensor."""
-        return x.reshape(1, -1) if self.grid.channel_axis is None else x.movedim(self.grid.channel_axis, 0).flatten(1)
+
+def rows(x: Tensor, grid: Grid) -> Tensor:
+    """``x`` as [..., n] with the values that share a scale in a row: [n], [C, n] or [C, num_groups, n], the last group filled up with
+    NaN.
+    """
+    if grid.channel_axis is None:
+        return x.reshape(-1)
+    if grid.group_size is None:
+        return x.movedim(grid.channel_axis, 0).flatten(1)
+    return F.pad(x, (0, -x.shape[1] % grid.group_size), value=torch.nan).view(len(x), -1, grid.group_size)
+
+
+def variance(values: Tensor) -> Tensor:
+    """Of each row that `rows` made."""
+    return (values - values.nanmean(-1, keepdim=True)).square().nanmean(-1)
 
 
 @final

@@ -41,18 +41,15 @@ class _OnGrid(torch.autograd.Function):
         else:
             slope = torch.addcmul(limited.round_(), position, inside, value=-1, out=position)
         ctx.save_for_backward(inside, slope)
-        ctx.shapes = scale.shape, scale_parameter.shape, None if offset is None else offset.shape
+        ctx.along = scale.shape
         return limited.mul_(scale)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         gradient, (inside, slope) = gradients[0], ctx.saved_tensors
-        along, shape, offset_shape = ctx.shapes
-        in_scale = _inner(gradient, slope, along).view(shape) if ctx.needs_input_grad[1] else None
+        in_scale = _inner(gradient, slope, ctx.along) if ctx.needs_input_grad[1] else None
         in_x = inside * gradient
-        in_offset = None
-        if ctx.needs_input_grad[2]:
-            in_offset = (gradient - in_x).sum_to_size(along).view(offset_shape)
+        in_offset = (gradient - in_x).sum_to_size(ctx.along) if ctx.needs_input_grad[2] else None
         return in_x, in_scale, in_offset, None, None, None
 
 
@@ -73,9 +70,10 @@ def on_grid(
     x: Tensor, scale: Tensor, zero_point: Tensor, grid: Grid, scale_parameter: Tensor, offset: Tensor | None = None, slope: Slope = "step"
 ) -> Tensor:
     """x̂, of the shape of ``x``. What arrives at ``scale_parameter``, which has the shape of ``scale``, is the sum of dL/dx̂ dx̂/ds."""
-    along, shift = grid.along(scale, x.ndim), grid.along(zero_point, x.ndim)
+    along, shift = grid.along(scale, x.shape), grid.along(zero_point, x.shape)
+    parameter, moved = grid.along(scale_parameter, x.shape), None if offset is None else grid.along(offset, x.shape)
     found: Tensor = _OnGrid.apply(  # type: ignore[no-untyped-call]
-        x, scale_parameter, offset, along, (grid.minimum - shift, grid.maximum - shift), slope
+        x, parameter, moved, along, (grid.minimum - shift, grid.maximum - shift), slope
     )
     return found
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from halfstep.grid import Grid, Quantized, quantize_affine
 from halfstep.quantizers.abstract import QUANTIZERS
-from halfstep.quantizers.learned import AbstractLearnedQuantizer, Positive
+from halfstep.quantizers.learned import AbstractLearnedQuantizer, Positive, rows
 from halfstep.quantizers.learned_step import on_grid, with_gradient_times
 
 
@@ -33,8 +33,16 @@ class LsqQuantizer(AbstractLearnedQuantizer):
 
     zero_point: Tensor
 
-    def __init__(self, grid: Grid, num_channels: int | None = None, is_weight: bool = False, *, scale_gradient: bool = True) -> None:
-        super().__init__(grid, num_channels, is_weight)
+    def __init__(
+        self,
+        grid: Grid,
+        num_channels: int | None = None,
+        num_groups: int | None = None,
+        is_weight: bool = False,
+        *,
+        scale_gradient: bool = True,
+    ) -> None:
+        super().__init__(grid, num_channels, num_groups, is_weight)
         self.scale_gradient = scale_gradient
         self.step = Positive(self.shape())
         self.register_buffer("zero_point", torch.zeros(self.shape()))
@@ -53,7 +61,7 @@ class LsqQuantizer(AbstractLearnedQuantizer):
     def start(self, x: Tensor) -> None:
         """S = 2 E|x| / sqrt(p)."""
         highest = (self.grid.maximum - self.zero_point).clamp(min=1)
-        self.step.set(started(self.rows(x).abs().mean(1).view(self.shape()), highest, self.step.value))
+        self.step.set(started(rows(x, self.grid).abs().nanmean(-1), highest, self.step.value))
 
     def quantize(self, x: Tensor) -> Quantized:
         """``x`` on the grid."""

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from halfstep.grid import Grid, Quantized, quantize_affine
 from halfstep.quantizers.abstract import QUANTIZERS
-from halfstep.quantizers.learned import AbstractLearnedQuantizer, Positive
+from halfstep.quantizers.learned import AbstractLearnedQuantizer, Positive, rows, variance
 from halfstep.quantizers.learned_step import on_grid, with_gradient_times
 from halfstep.quantizers.lsq import gradient_scale
 
@@ -33,8 +33,8 @@ _NUM_DEVIATIONS = 3.0
 class LsqPlusQuantizer(AbstractLearnedQuantizer):
     """Learned step size and, on grids that are not symmetric, learned offset."""
 
-    def __init__(self, grid: Grid, num_channels: int | None = None, is_weight: bool = False) -> None:
-        super().__init__(grid, num_channels, is_weight)
+    def __init__(self, grid: Grid, num_channels: int | None = None, num_groups: int | None = None, is_weight: bool = False) -> None:
+        super().__init__(grid, num_channels, num_groups, is_weight)
         self.step = Positive(self.shape())
         self.offset = None if grid.symmetric else nn.Parameter(torch.zeros(self.shape()))
 
@@ -62,8 +62,8 @@ class LsqPlusQuantizer(AbstractLearnedQuantizer):
         """Weights from their mean and standard deviation; activations stay where calibration put them."""
         if not self.is_weight:
             return
-        std, mean = torch.std_mean(self.rows(x), 1, correction=0)
-        reach = (mean.abs() + _NUM_DEVIATIONS * std).view(self.shape())
+        values = rows(x, self.grid)
+        reach = values.nanmean(-1).abs() + _NUM_DEVIATIONS * variance(values).sqrt()
         self.step.set(torch.where(reach > 0, reach / 2 ** (self.grid.bits - 1), self.step.value))
 
     def quantize(self, x: Tensor) -> Quantized:

@@ -32,9 +32,15 @@ class PactQuantizer(AbstractLearnedQuantizer):
     zero_point: Tensor
 
     def __init__(
-        self, grid: Grid, num_channels: int | None = None, is_weight: bool = False, *, clip: Annotated[float, Field(gt=0)] = 8.0
+        self,
+        grid: Grid,
+        num_channels: int | None = None,
+        num_groups: int | None = None,
+        is_weight: bool = False,
+        *,
+        clip: Annotated[float, Field(gt=0)] = 8.0,
     ) -> None:
-        super().__init__(grid, num_channels, is_weight)
+        super().__init__(grid, num_channels, num_groups, is_weight)
         self.clip = clip
         self.clipping_point = Positive(self.shape())
         self.register_buffer("zero_point", torch.zeros(self.shape()))

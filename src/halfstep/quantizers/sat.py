@@ -26,7 +26,7 @@ from torch import Tensor
 from halfstep.grid import Grid, Quantized, quantize_affine
 from halfstep.quantizers.abstract import QUANTIZERS
 from halfstep.quantizers.clamped_weight import Levels, clamped, on_levels
-from halfstep.quantizers.learned import AbstractLearnedQuantizer, Positive
+from halfstep.quantizers.learned import AbstractLearnedQuantizer, Positive, rows, variance
 from halfstep.quantizers.pact import learned_clip
 
 Rescale = Literal["std", "constant", "none"]
@@ -43,13 +43,14 @@ class SatQuantizer(AbstractLearnedQuantizer):
         self,
         grid: Grid,
         num_channels: int | None = None,
+        num_groups: int | None = None,
         is_weight: bool = False,
         *,
         levels: Levels = "symmetric",
         rescale: Rescale = "std",
         clip: Annotated[float, Field(gt=0)] = 8.0,
     ) -> None:
-        super().__init__(grid, num_channels, is_weight)
+        super().__init__(grid, num_channels, num_groups, is_weight)
         self.levels: Levels = levels
         self.rescale: Rescale = rescale
         self.clip = clip
@@ -94,9 +95,8 @@ class SatQuantizer(AbstractLearnedQuantizer):
     @torch.no_grad()
     def _factor(self, w: Tensor, levels: Quantized) -> Tensor:
         """c, [] or [C]."""
-        q = self.rows(levels.dequantize())
-        variance = q.var(1, correction=0).view(self.shape())
+        found = variance(rows(levels.dequantize(), self.grid))
         if self.rescale == "none":
-            return torch.ones_like(variance)
-        wanted = self.rows(w).var(1, correction=0).view(self.shape()) if self.rescale == "std" else w.shape[1] / w.numel()
-        return torch.where((variance > 0) & (wanted > 0), torch.sqrt(wanted / variance), 1)
+            return torch.ones_like(found)
+        wanted = variance(rows(w, self.grid)) if self.rescale == "std" else torch.full_like(found, w.shape[1] / w.numel())
+        return torch.where((found > 0) & (wanted > 0), torch.sqrt(wanted / found), 1)

@@ -200,13 +200,13 @@ def _learn(network: GraphModule, setup: Setup, named: dict[str, WeightedLayer], 
         done.add(path)
         source, is_weight = behind_quantizer(node), is_stored_weight(node)
         kind, options = learned_kind(setup.weights if is_weight else setup.activations)
-        count = fixed.scale.numel() if fixed.scale.ndim else None
-        quantizer = kind(fixed.grid, count, source.op == "get_attr", **options)
+        sizes = dict(zip(("num_channels", "num_groups"), fixed.scale.shape, strict=False))
+        quantizer = kind(fixed.grid, **sizes, is_weight=source.op == "get_attr", **options)
         scale = fixed.scale
         if source in owners:
             layer, length = named[owners[source]], lengths[owners[source]]
             set_parameter(network, source, scale_channels(attribute(network, source), layer, outputs=1 / length.double()))
-            scale = scale / (length if scale.ndim else length[0])
+            scale = scale / (length.view(-1, *[1] * (scale.ndim - 1)) if scale.ndim else length[0])
         quantizer.set(scale, fixed.zero_point)
         if setup.start == "paper" and source.op == "get_attr":
             quantizer.start(attribute(network, source))

@@ -94,6 +94,7 @@ def _write_layer(network: GraphModule, twin: WeightedLayer, graph: GraphModule, 
         quantized = with_integer_zero_point(learned.quantize(attribute(network, behind_quantizer(twin.weight))))
     if factor is not None:
         quantized = along_channels(quantized, layer.output_axis)
+        factor = factor.view(-1, *[1] * (quantized.scale.ndim - 1))
         quantized = dataclasses.replace(quantized, scale=(quantized.scale.double() * factor).to(quantized.scale.dtype))
     _exchange(graph, layer, quantized)
     quantized = _with_room_for_bias(graph, layer, quantized)
@@ -126,6 +127,6 @@ def _with_room_for_bias(graph: GraphModule, layer: WeightedLayer, quantized: Qua
     if bool((quantized.scale >= least).all()):
         return quantized
     scale = torch.maximum(quantized.scale, least.view(quantized.scale.shape) if quantized.scale.ndim else least.max())
-    ndim = quantized.codes.ndim
-    steps = torch.round(quantized.dequantize() / quantized.grid.along(scale, ndim)) + quantized.grid.along(quantized.zero_point, ndim)
+    grid, shape = quantized.grid, quantized.codes.shape
+    steps = torch.round(quantized.dequantize() / grid.along(scale, shape)) + grid.along(quantized.zero_point, shape)
     return dataclasses.replace(quantized, codes=torch.clamp(steps, quantized.grid.minimum, quantized.grid.maximum), scale=scale)
