@@ -106,3 +106,34 @@ def test_a_mask_hides_what_it_hides() -> None:
     one, two = (run(program, quantize_inputs(program, (x, mask)))[0] for x in (tokens, other))
     assert not torch.equal(tokens, other) and torch.equal(one, two)
     assert not torch.equal(one, run(program, quantize_inputs(program, (tokens, torch.ones_like(mask))))[0])
+
+
+def test_the_recipe_for_transformers_keeps_its_codes_in_integers() -> None:
+    """Sums of 16 bits: no operator is off by more than one code of its own grid, and no product has a wide operand."""
+    torch.manual_seed(0)
+    network, given = settled(transformers.ViT()), images()
+    with torch.no_grad():
+        for block in network.blocks:  # two channels behind each norm thirty times the rest, and the same function
+            block.norm1.weight[:2] *= 30
+            block.norm1.bias[:2] *= 30
+            block.qkv.weight[:, :2] /= 30
+    results = {recipe: hs.quantize(network, given[0], recipe) for recipe in ("int8", "transformer-int8")}
+    program = hs.lower(results["transformer-int8"])
+    record = results["transformer-int8"].record.program
+    assert record is not None and record.max_difference <= 1
+    products = [operator for operator in program.operators if operator.kind in ("linear", "matmul", "conv")]
+    assert {program.values[name].grid.bits for operator in products for name in operator.inputs} == {8}
+    assert {value.grid.type_name for value in program.values.values()} >= {"uint8", "uint16"}
+    with torch.no_grad():
+        errors = {recipe: float((result.model(*given) - network(*given)).square().mean()) for recipe, result in results.items()}
+    assert errors["transformer-int8"] < errors["int8"] / 4  # 17 dB on a trained one; docs/decisions/012
+
+
+def test_a_softmax_has_its_grid_whatever_the_data_are() -> None:
+    torch.manual_seed(0)
+    result = hs.quantize(settled(transformers.ViT()), images()[0], "int8")
+    quantizers = {
+        path: module for path, module in result.model.named_modules() if path.endswith("softmax") and path.startswith("quantizers.")
+    }
+    assert len(quantizers) == 2
+    assert all(float(module.scale) == pytest.approx(1 / 255) and float(module.zero_point) == 0 for module in quantizers.values())

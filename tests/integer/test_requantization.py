@@ -137,11 +137,13 @@ def test_an_unknown_mode() -> None:
     st.integers(2, 33),
 )
 def test_a_shared_shift(scales: list[float], mode: str, num_value_bits: int) -> None:
-    """The sum stays within 31 bits, or every multiplier within 15; each is the nearest integer at the shift, and none could be longer."""
+    """The sum stays within 31 bits or, of wide values, 62; each multiplier is the nearest integer at the shift; none could be longer."""
     multipliers, shift = shared_shift(scales, mode, num_value_bits)
     assert 0 <= shift <= MAX_SHIFT
     largest = max(multipliers)
-    assert largest < 2**15 or sum(multipliers) * 2 ** (num_value_bits - 1) < 2**31
+    is_wide = num_value_bits + math.ceil(math.log2(max(2, len(scales)))) > 15
+    assert sum(multipliers) * 2 ** (num_value_bits - 1) < 2 ** (62 if is_wide else 31)
+    assert largest < 2**15 or mode == "fixed_point_32"
     for multiplier, scale in zip(multipliers, scales, strict=True):
         assert abs(multiplier - scale * 2.0**shift) <= 1  # half, or where the largest was cut to its bits
     assert largest >= 2**13 or shift == MAX_SHIFT

@@ -11,10 +11,12 @@ import pytest
 import torch
 from torch.fx import GraphModule, Node
 
+import transformers
 import zoo
 from halfstep.errors import GraphError
+from halfstep.graph.capture import capture
 from halfstep.graph.check import check
-from halfstep.graph.edges import behind_quantizer, quantizer_of
+from halfstep.graph.edges import activation_quantizers, behind_quantizer, quantizer_of
 from halfstep.graph.names import operator_name
 from halfstep.graph.run import run
 from halfstep.graph.statistics import Statistics
@@ -332,3 +334,30 @@ def test_a_promise_that_is_not_kept() -> None:
     weight.replace_all_uses_with(behind_quantizer(weight))
     with pytest.raises(GraphError, match="bias of 'conv2' has a grid, its input or weight has none"):
         PlaceQuantizers().ensures(graph)
+
+
+def _types(scheme: Scheme) -> dict[str, str]:
+    """Of the activations of a small ViT, by name."""
+    graph = capture(transformers.ViT(size=8, depth=1), (torch.randn(4, 1, 8, 8),))
+    graph = PlaceQuantizers().apply(graph, Context(scheme, Statistics("x"), torch.Generator().manual_seed(0)))
+    return {str(node.meta["name"]): graph.get_submodule(path).grid.type_name for path, node in activation_quantizers(graph).items()}
+
+
+def test_types_in_front_of_norms_and_behind_softmaxes() -> None:
+    types = _types(Scheme(norm_inputs="uint16", softmax="uint12"))
+    wide = {name for name, kind in types.items() if kind == "uint16"}
+    assert wide == {"add", "blocks.0:add", "blocks.0:add#2"}  # the sums: norms read them, and other sums
+    assert {name for name, kind in types.items() if kind == "uint12"} == {"blocks.0:softmax"}
+    assert set(_types(Scheme()).values()) == {"uint8"}
+    chosen = Scheme(norm_inputs="uint16", overrides=({"pattern": "blocks.0:add", "activations": "uint10"},))
+    assert _types(chosen)["blocks.0:add"] == "uint10"
+
+
+def test_every_norm_reads_a_grid_and_no_mask_has_one() -> None:
+    tokens, mask = torch.randint(0, 50, (4, 12)), torch.ones(4, 12, dtype=torch.long)
+    graph = capture(transformers.Bert(depth=1), (tokens, mask))
+    graph = PlaceQuantizers().apply(graph, Context(Scheme(), Statistics("x"), torch.Generator().manual_seed(0)))
+    norms = [node for node in graph.graph.nodes if operator_name(node) == "layer_norm"]
+    assert len(norms) == 3 and all(quantizer_of(norm.args[0]) is not None for norm in norms)
+    owners = {str(node.meta["name"]) for node in activation_quantizers(graph).values()}
+    assert {"layers.0:matmul", "layers.0.dropout"} <= owners and not {"layers.0:add", "mul", "sub"} & owners

@@ -39,6 +39,13 @@ def is_mask(node: Node) -> bool:
     return not (has_input and has_product)
 
 
+def is_probability(node: Node) -> bool:
+    """Whether ``node`` is a softmax, or one behind a dropout."""
+    is_dropout = node.op.startswith("call") and operator_name(node).startswith(("Dropout", "dropout"))
+    source = node.args[0] if is_dropout else node
+    return isinstance(source, Node) and source.op == "call_function" and operator_name(source) in SOFTMAX
+
+
 def _ends_in_softmax(node: Node) -> bool:
     users = list(node.users)
     return bool(users) and all(_is_softmax(user) or (_passes(user) and _ends_in_softmax(user)) for user in users)

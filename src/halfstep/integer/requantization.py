@@ -170,11 +170,11 @@ def shared_shift(scales: list[float], mode: str, num_value_bits: int) -> tuple[t
     """Multipliers and the one shift of an addition: ``sum_i m_i v_i`` over values of ``num_value_bits`` bits stays within 31 bits.
 
     scales: the ratio of each operand's scale to the result's, positive. The largest multiplier has as many bits as that leaves, at most
-    those of the mode (15 in ``fixed_point_16`` and in the shift modes, in which an addition keeps its multipliers), and never fewer than
-    15: then the sum needs 64 bits.
+    those of the mode (15 in ``fixed_point_16`` and in the shift modes, in which an addition keeps its multipliers). Where 15 bits do not
+    fit the sum needs 64 bits, and they have up to 30: a fine grid beside a coarse one has the smaller multiplier, which must not be short.
     """
-    most = 30 - num_value_bits - math.ceil(math.log2(max(2, len(scales))))
-    bits = 15 if mode in ("fixed_point_16", *SHIFT_MODES) else max(15, most)
+    taken = num_value_bits + math.ceil(math.log2(max(2, len(scales))))
+    bits = 15 if mode in ("fixed_point_16", *SHIFT_MODES) else 30 - taken if taken <= 15 else min(30, 61 - taken)
     largest = max(scales)
     if not (math.isfinite(largest) and 0 < largest < 2.0**bits):
         raise LoweringError(f"A scale of {largest:.3g} between two tensors that are added is beyond an integer multiplier.")

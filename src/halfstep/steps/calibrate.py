@@ -2,6 +2,8 @@
 
     scale, zero_point = fit(range(distribution))          the range estimators are in ``ranges/``
 
+The outputs of softmaxes need no statistics: their grid is laid over 0 .. 1, in steps of 1/255 at 8 bits.
+
 Two guards keep the integers sound. A channel (or group) of zeros has an empty range: it takes the largest scale of its tensor (1 if all are
 empty) and its codes are 0 whatever the scale. A bias must fit into int32 next to the products: where |bias| / (s_x s_w) would pass 2^30,
 the channel's s_w is raised until it does not (its weights are then so small that the bias decides the output). Where the scheme's
@@ -20,15 +22,17 @@ from torch.fx import GraphModule
 from halfstep.errors import CalibrationError, GraphError
 from halfstep.graph.edges import activation_quantizers, behind_quantizer, quantizer_of
 from halfstep.graph.edit import attribute
+from halfstep.graph.masking import is_probability
 from halfstep.graph.operators import WeightedLayer, weighted_layers
 from halfstep.quantizers import AccumulatorQuantizer, UniformQuantizer, quantizers
-from halfstep.ranges import RANGES, AbstractRange, Distribution
+from halfstep.ranges import RANGES, AbstractRange, Distribution, Range
 from halfstep.registry import Spec
 from halfstep.steps.abstract import STEPS, AbstractStep, Context
 from halfstep.steps.scheme import Requantization
 from halfstep.steps.shift_scales import has_shifts, raised, shift_scale
 
 _LARGEST_BIAS = 2**30
+_PROBABILITIES = Range(torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64))
 
 
 @final
@@ -66,7 +70,8 @@ class Calibrate(AbstractStep):
             else:
                 distribution = context.statistics.histograms[str(node.meta["name"])].distribution()
             _refuse_constant_zero(str(node.meta["name"]), distribution)
-            scale, zero_point = activation_range.range(distribution, quantizer.grid).fit(quantizer.grid)
+            chosen = _PROBABILITIES if is_probability(node) else activation_range.range(distribution, quantizer.grid)
+            scale, zero_point = chosen.fit(quantizer.grid)
             quantizer.set(scale.squeeze(0), zero_point.squeeze(0))
         context.weight_range = RANGES.create(self.weights)
         _calibrate_weights(graph, context.weight_range, context.scheme.requantization)

@@ -27,7 +27,7 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import final
 
 from torch.fx import GraphModule, Node
@@ -35,7 +35,7 @@ from torch.fx import GraphModule, Node
 from halfstep.errors import GraphError, did_you_mean
 from halfstep.graph.edges import quantizer_of
 from halfstep.graph.edit import attribute, finish, insert_quantizer
-from halfstep.graph.masking import is_mask_sum
+from halfstep.graph.masking import is_mask_sum, is_probability
 from halfstep.graph.names import operator_name
 from halfstep.graph.operators import (
     ASKING,
@@ -100,7 +100,11 @@ def _places(graph: GraphModule) -> dict[Node, Place]:
         clip = clip_behind(node)
         is_first, is_last = node in layers[:1], node in layers[-1:]
         fused = None if clip is None else str(clip.meta["name"])
-        place = Place(str(node.meta["name"]), is_first, is_last, fused, node.op == "placeholder", _is_addend(clip or node))
+        end = clip or node  # what others read
+        place = Place(
+            str(node.meta["name"]), is_first, is_last, fused, node.op == "placeholder", _is_addend(end), _is_norm_input(end),
+            is_probability(node),
+        )  # fmt: skip
         places.setdefault(node, place)
         if clip is not None:
             places[clip] = place
@@ -110,6 +114,22 @@ def _places(graph: GraphModule) -> dict[Node, Place]:
 def _is_addend(node: Node) -> bool:
     """Whether what leaves ``node`` goes into additions of tensors and nowhere else."""
     return bool(node.users) and all(operator_name(user) == "add" and num_tensors(user) == 2 for user in node.users)
+
+
+def _is_norm_input(node: Node) -> bool:
+    """Whether a norm reads what leaves ``node``, as it is or moved, and no product does: its codes may then be wide."""
+    readers = list(_readers(node))
+    is_read = any(operator_name(reader) in NORMS for reader in readers)
+    return is_read and not any(reader.op == "call_function" and role_of(reader) in (Role.WEIGHTED, Role.PRODUCT) for reader in readers)
+
+
+def _readers(node: Node) -> Iterator[Node]:
+    """The operators that compute with what leaves ``node``, behind whatever moves it."""
+    for user in node.users:
+        if user.op.startswith("call") and role_of(user) is Role.PASS:
+            yield from _readers(user)
+        else:
+            yield user
 
 
 def plan(graph: GraphModule, scheme: Scheme) -> dict[Node, Node]:
@@ -130,7 +150,10 @@ def plan(graph: GraphModule, scheme: Scheme) -> dict[Node, Node]:
 
 
 def _summed_up(graph: GraphModule, demanded: set[Node]) -> set[Node]:
-    """What the averages and norms read that a grid is asked of: their integer form sums codes up, where a function would be a table."""
+    """What the averages and norms read that a grid is asked of: their integer form sums codes up, where a function would be a table.
+
+    An input of the network stays as it is, as in front of any function.
+    """
     found: set[Node] = set()
     for node in reversed(graph.graph.nodes):
         if node not in demanded | found:
@@ -141,7 +164,7 @@ def _summed_up(graph: GraphModule, demanded: set[Node]) -> set[Node]:
         is_sum = source.op == "call_function" and (role_of(source) is Role.AVERAGE or operator_name(source) in NORMS)
         if is_sum and isinstance(source.args[0], Node) and is_float_tensor(source.args[0]):
             found.add(_moved_input(source.args[0]))
-    return found
+    return {node for node in found if node.op != "placeholder"}
 
 
 def _owner(node: Node, owners: dict[Node, Node], demanded: set[Node], asking: set[Node], scheme: Scheme) -> Node | None:

@@ -99,7 +99,8 @@ class Override(LayerTypes):
 class Place:
     """A layer's name, and whether it is the first or the last with weights. clip: the name of the ReLU or clip fused into it.
 
-    is_input: it is an input of the network. is_addend: what leaves it goes into additions and nowhere else.
+    is_input: it is an input of the network. is_addend: what leaves it goes into additions and nowhere else. is_norm_input: a norm reads it,
+    and nothing that multiplies it. is_softmax: it is a softmax.
     """
 
     name: str
@@ -108,6 +109,8 @@ class Place:
     clip: str | None = None
     is_input: bool = False
     is_addend: bool = False
+    is_norm_input: bool = False
+    is_softmax: bool = False
 
 
 def _fits(place: Place, pattern: str) -> bool:
@@ -115,27 +118,30 @@ def _fits(place: Place, pattern: str) -> bool:
 
 
 class Scheme(Method):
-    """Later entries win: the defaults, ``inputs`` and ``addends``, ``first_layer`` and ``last_layer``, then ``overrides`` in their order.
+    """Later entries win: the defaults, ``inputs`` to ``softmax``, ``first_layer`` and ``last_layer``, then ``overrides`` in their order.
 
-    inputs: type of the network's inputs (images have 8 bits to begin with); where it is given, all of
-    them are quantized, also those that only functions in float read. addends: type of the tensors that go into additions and
-    nowhere else, such as the last convolution of a residual block: an addition takes what its accumulator holds as easily as 4 bits of
-    it. None keeps the default. outputs: whether the network's outputs are quantized too, where the operator before them can leave its
-    integers as floats. requantization: how an integer program multiplies by the ratio of two scales (`integer.requantization`); for the
-    shift modes the weights' scales are chosen so that a shift is exact. ONNX files do not depend on it otherwise.
+    inputs: type of the network's inputs (images have 8 bits to begin with); where it is given, all of them are quantized, also those that
+    only functions in float read. addends: type of the tensors that go into additions and nowhere else, such as the last convolution of a
+    residual block: an addition takes what its accumulator holds as easily as 4 bits of it. norm_inputs: type of what layer, RMS, group and
+    instance norms read and no product does, such as the sums of a transformer. softmax: type of the outputs of softmaxes, whose grid is
+    laid over 0 .. 1. None keeps the default. outputs: whether the network's outputs are quantized too, where the operator before them can
+    leave its integers as floats. requantization: how an integer program multiplies by the ratio of two scales (`integer.requantization`);
+    for the shift modes the weights' scales are chosen so that a shift is exact. ONNX files do not depend on it otherwise.
     """
 
     weights: WeightScheme = WeightScheme(narrow=True)
     activations: ActivationScheme = ActivationScheme()
     inputs: str | None = None
     addends: str | None = None
+    norm_inputs: str | None = None
+    softmax: str | None = None
     outputs: bool = False
     requantization: Requantization = "fixed_point_32"
     first_layer: LayerTypes | None = None
     last_layer: LayerTypes | None = None
     overrides: tuple[Override, ...] = Field(default=())
 
-    @field_validator("inputs", "addends")
+    @field_validator("inputs", "addends", "norm_inputs", "softmax")
     @classmethod
     def _is_a_type(cls, value: str | None) -> str | None:
         return value if value is None else TensorScheme(type=value).type
@@ -151,7 +157,11 @@ class Scheme(Method):
 
     def activation_grid(self, place: Place) -> Grid | None:
         """The grid of what leaves a layer or operator."""
-        special = (self.addends if place.is_addend else None) or (self.inputs if place.is_input else None)
+        chosen = [
+            (self.softmax, place.is_softmax), (self.norm_inputs, place.is_norm_input), (self.addends, place.is_addend),
+            (self.inputs, place.is_input),
+        ]  # fmt: skip
+        special = next((kind for kind, applies in chosen if applies and kind), None)
         return self.activations.grid(self._chosen("activations", place) or special)
 
     def _chosen(self, field: str, place: Place) -> Any:
