@@ -3,11 +3,10 @@
     x̂ = s round(clip(x, 0, a) / s),   s = a / p        dx̂/dx = 1 inside, 0 beyond        dx̂/da = 0 inside, 1 beyond
 
 a: clipping point, p: highest code counted from the zero point. Choi et al. 2018, "PACT: parameterized clipping activation for quantized
-neural networks", equations 1 to 3. The penalty on a is weight decay like any other (option ``scale_decay`` of the step `finetune`).
-Started as in the paper, a = ``clip``.
+neural networks", equations 1 to 3. Started as in the paper, a = ``clip``.
 
-Deviations: the parameter is ln a (`learned.py`). Where the grid has codes below 0 there is a lower clipping point too, n s, moved by the
-same parameter: on a weight's grid it is -a or, with one code more, -a (p + 1) / p.
+Deviations: there is no penalty on a. The parameter is ln a (`learned.py`). Where the grid has codes below 0 there is a lower clipping point
+too, n s, moved by the same parameter: on a weight's grid it is -a or, with one code more, -a (p + 1) / p.
 """
 
 from __future__ import annotations
