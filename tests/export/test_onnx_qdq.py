@@ -21,6 +21,7 @@ from halfstep.export.session import open_session, run_session
 from halfstep.export.verify import BOUND, verify
 from halfstep.graph.run import run
 from halfstep.report.record import ExportCheck
+from halfstep.targets import Target
 
 MEMBERS = [name if name in zoo.REPRESENTATIVE else pytest.param(name, marks=pytest.mark.slow) for name in zoo.NAMES]
 FOLDER = tempfile.TemporaryDirectory(prefix="halfstep-test-")
@@ -215,8 +216,8 @@ def test_no_file_is_left_where_the_check_fails(tmp_path: Path, monkeypatch: pyte
 
     original = onnx_qdq.rewrite
 
-    def spoil(model: object, marked: object) -> object:
-        model = original(model, marked)
+    def spoil(model: object, marked: object, target: Target) -> object:
+        model = original(model, marked, target)
         scale = model.graph.initializers["1.scale"]  # type: ignore[attr-defined]
         scale.const_value = onnx_qdq.ir.tensor(scale.const_value.numpy() * np.float32(1.5), name="1.scale")
         return model

@@ -63,6 +63,12 @@ def _int8_branches() -> Made:
     return s.finish(s.pair(s.add("Mul", y, z), **INT8))
 
 
+def _int8_pool() -> Made:
+    s = Sketch()
+    y = s.pair(s.judged("MaxPool", s.pair("x", **INT8), kernel_shape=[2, 2]), **INT8)
+    return s.finish(s.pair(s.conv(y, name="one"), **INT8), s.pair(s.conv(y, name="other"), **INT8))
+
+
 def _clipped_codes() -> Made:
     s = Sketch()
     codes = s.add("Clip", s.quantize("x"), s.constant(np.uint8(120)), s.constant(np.uint8(135)))
@@ -240,6 +246,7 @@ PATTERNS: dict[str, Callable[[], Made]] = {
     "concat": lambda: _light("Concat", 2, second={"scale": 0.03}, axis=1),
     "concat_same_grid": lambda: _light("Concat", 2, second=Q, axis=1),
     "max_pool": lambda: _light("MaxPool", kernel_shape=[2, 2]),
+    "max_pool_int8_branch": _int8_pool,
     "average_pool": lambda: _light("AveragePool", kernel_shape=[2, 2]),
     "average_pool_no_output_grid": lambda: _light("AveragePool", after=False, kernel_shape=[2, 2]),
     "global_average_pool": lambda: _light("GlobalAveragePool"),

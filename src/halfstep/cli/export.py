@@ -14,10 +14,10 @@ import halfstep as hs
 from halfstep.cli import options
 from halfstep.cli.terminal import say, write_json
 from halfstep.errors import ExportError, did_you_mean
-from halfstep.export import GroupForm
 from halfstep.integer import quantize_inputs
 from halfstep.integer.requantization import MODES
 from halfstep.report import words
+from halfstep.targets import GroupForm
 
 GROUP_FORMS = get_args(GroupForm)
 EXAMPLE = "Example: halfstep export digits-int8 --format c --out digits_c"
@@ -30,6 +30,7 @@ def export(
         str,
         typer.Option("--format", metavar="FORMAT", help="One of: onnx (QDQ), onnx-integer, c, program."),
     ] = "onnx",
+    target: options.Target = None,
     requantization: Annotated[
         str | None,
         typer.Option(
@@ -40,11 +41,14 @@ def export(
         ),
     ] = None,
     groups: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--groups", metavar="FORM", help=f"How ONNX holds weights with a scale for each group of inputs: {', '.join(GROUP_FORMS)}."
+            "--groups",
+            metavar="FORM",
+            help=f"How ONNX holds weights with a scale for each group of inputs: {', '.join(GROUP_FORMS)}. Default: the target's.",
+            show_default=False,
         ),
-    ] = GROUP_FORMS[0],
+    ] = None,
     force: options.Force = False,
     json: options.Json = None,
 ) -> None:
@@ -58,11 +62,13 @@ def export(
         raise ExportError(f"Unknown format '{format_name}'. {did_you_mean(format_name, FORMATS)}")
     if format_name == "onnx" and requantization is not None:
         raise ExportError("--requantization is for the integer formats: a QDQ file rescales as its runtime does.")
-    if groups not in GROUP_FORMS:
+    if groups is not None and groups not in GROUP_FORMS:
         raise ExportError(f"Unknown form of groups '{groups}'. {did_you_mean(groups, GROUP_FORMS)}")
+    if format_name != "onnx" and target is not None:
+        raise ExportError("--target is for QDQ files: the integer formats compute the same everywhere.")
     if out.is_file() and not force:
         raise ExportError(f"'{out}' exists already: pass --force to replace it, or choose another name.")
-    write = partial(_onnx, groups=groups) if format_name == "onnx" else FORMATS[format_name]  # type: ignore[arg-type]
+    write = partial(_onnx, target=target, groups=groups) if format_name == "onnx" else FORMATS[format_name]  # type: ignore[arg-type]
     found, sentences = write(hs.load(run), out, requantization, force)
     if json is not None:
         write_json(found, json)
@@ -74,8 +80,10 @@ def export(
 Found = tuple[Any, list[str]]
 
 
-def _onnx(result: hs.Result, out: Path, requantization: str | None, force: bool, groups: GroupForm = "matmul_nbits") -> Found:
-    check = hs.export.onnx(result, out, groups=groups)
+def _onnx(
+    result: hs.Result, out: Path, requantization: str | None, force: bool, target: str | None = None, groups: GroupForm | None = None
+) -> Found:
+    check = hs.export.onnx(result, out, target, groups=groups)
     return dataclasses.asdict(check), words.check_sentences(check)
 
 

@@ -11,6 +11,7 @@ import typer
 
 from halfstep.data import Data, Preprocessing, load_data
 from halfstep.errors import DataError
+from halfstep.targets import TARGETS
 
 Model = Annotated[
     str,
@@ -47,6 +48,15 @@ LabelledData = Annotated[
         metavar="DATA",
         help="Labelled inputs: .npz (images, labels), a folder with one sub-folder a class, "
         "'module:factory' that returns a Dataset or DataLoader, or 'digits:test'.",
+        show_default=False,
+    ),
+]
+Target = Annotated[
+    str | None,
+    typer.Option(
+        "--target",
+        metavar="RUNTIME",
+        help=f"Write what this runtime computes with integers, one of: {', '.join(TARGETS)}. Default: the recipe's (onnxruntime).",
         show_default=False,
     ),
 ]

@@ -49,6 +49,7 @@ def quantize(
             show_default=False,
         ),
     ] = None,
+    target: options.Target = None,
     requantization: Annotated[
         str | None,
         typer.Option(
@@ -100,6 +101,8 @@ def quantize(
         chosen = chosen.with_types(weights=weights, activations=activations)
     if group_size is not None:
         chosen = chosen.with_group_size(group_size)
+    if target is not None:
+        chosen = chosen.with_target(target)
     if requantization is not None:
         chosen = chosen.with_requantization(requantization)
     preprocessing = PreprocessingOptions(mean, std, scale, size, crop).parse() or chosen.preprocessing

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 from torch.fx import GraphModule
@@ -11,14 +11,13 @@ from torch.fx import GraphModule
 from halfstep.integer.interpreter import as_tuple
 from halfstep.integer.program import IntegerProgram
 from halfstep.report.record import ExportCheck
+from halfstep.targets import GroupForm, target_named
 
 if TYPE_CHECKING:
     from halfstep.export.c99 import CExport
     from halfstep.export.integer_onnx import OnnxIntegerExport
 
 
-GroupForm = Literal["matmul_nbits", "matmul_nbits_int8", "qdq"]
-"""How a weight with a scale for each group of inputs is written: see `export.groups`."""
 Inputs = Tensor | tuple[Tensor, ...]
 
 
@@ -28,19 +27,24 @@ class Exportable(Protocol):
     model: GraphModule
     samples: tuple[Tensor, ...]
 
+    @property
+    def target(self) -> str:
+        """The runtime it was quantized for."""
+
     def note_export(self, path: Path, check: ExportCheck) -> None:
         """Called with the finished file."""
 
 
-def onnx(result: Exportable, path: str | Path, *, groups: GroupForm = "matmul_nbits") -> ExportCheck:
+def onnx(result: Exportable, path: str | Path, target: str | None = None, *, groups: GroupForm | None = None) -> ExportCheck:
     """Write ``result`` as ONNX with integer weights, execute it in ONNX Runtime and compare it with the simulation.
 
-    groups: how weights with a scale for each group of inputs are written: "matmul_nbits", "matmul_nbits_int8" or "qdq"
-    (`halfstep.export.groups`). Returns the comparison. Raises `ExportError`, and leaves no file, where it is beyond its bound.
+    target: the runtime whose patterns are written (`halfstep.targets`); default the one of the recipe. groups: how weights with a scale for
+    each group of inputs are written: "matmul_nbits", "matmul_nbits_int8" or "qdq" (`halfstep.export.groups`); default the target's. Returns
+    the comparison. Raises `ExportError`, and leaves no file, where it is beyond its bound.
     """
     from halfstep.export.onnx_qdq import export_onnx  # loads PyTorch's exporter: not before it is needed
 
-    check = export_onnx(result.model, Path(path), result.samples, groups)
+    check = export_onnx(result.model, Path(path), result.samples, target_named(target or result.target), groups)
     result.note_export(Path(path), check)
     return check
 

@@ -24,10 +24,10 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from halfstep.export import GroupForm
 from halfstep.export.mark import Constant, Marked
 from halfstep.export.nodes import initializer, insert, replace
 from halfstep.grid import Grid, Quantized
+from halfstep.targets import GroupForm
 
 _DOMAIN = "com.microsoft"
 _ACCURACY = {"matmul_nbits": 1, "matmul_nbits_int8": 4}  # of its input: float32, or int8

@@ -12,7 +12,6 @@ import onnx_ir as ir
 from torch import Tensor
 from torch.fx import GraphModule
 
-from halfstep.export import GroupForm
 from halfstep.export.groups import store_groups
 from halfstep.export.mark import mark
 from halfstep.export.rewrite import rewrite
@@ -20,10 +19,15 @@ from halfstep.export.translate import Untranslatable, translate
 from halfstep.export.verify import verify
 from halfstep.files import atomic_path
 from halfstep.report.record import ExportCheck
+from halfstep.targets import ONNXRUNTIME, GroupForm, Target
 
 
-def export_onnx(graph: GraphModule, path: Path, samples: tuple[Tensor, ...], groups: GroupForm = "matmul_nbits") -> ExportCheck:
-    """Write ``graph`` (quantized, or in float) to ``path``; weights with a scale for each group of inputs in the form ``groups``.
+def export_onnx(
+    graph: GraphModule, path: Path, samples: tuple[Tensor, ...], target: Target = ONNXRUNTIME, groups: GroupForm | None = None
+) -> ExportCheck:
+    """Write ``graph`` (quantized, or in float) to ``path``, as ``target`` reads it best.
+
+    groups: the form of weights with a scale for each group of inputs; default the target's.
 
     samples: inputs of the network, batch first; the export is executed on them and compared with the simulation. Raises `ExportError`,
     and leaves no file, where the network cannot be translated, ONNX Runtime refuses it or the comparison is beyond its bound.
@@ -35,8 +39,8 @@ def export_onnx(graph: GraphModule, path: Path, samples: tuple[Tensor, ...], gro
         from halfstep.export.torch_exporter import translate_with_torch  # takes seconds to load
 
         model = translate_with_torch(marked.graph, samples)
-    store_groups(model, marked, groups)
-    rewrite(model, marked)
+    store_groups(model, marked, groups or target.groups)
+    rewrite(model, marked, target)
     with atomic_path(Path(path)) as temporary:
         ir.save(model, temporary)
-        return verify(graph, temporary, samples, Path(path).name)
+        return verify(graph, temporary, samples, Path(path).name, target)

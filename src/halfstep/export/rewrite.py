@@ -1,18 +1,19 @@
 """From an exported float model with markers to one that ONNX Runtime and OpenVINO run as integers.
 
 what                                 becomes                                             why
-marker on an activation              QuantizeLinear, DequantizeLinear on uint8           int8 activations lose their kernels at branches
+marker on an activation              QuantizeLinear, DequantizeLinear on uint8 *         int8 activations lose their kernels at branches
 weight, 5 to 8 bits                  int8 initializer, DequantizeLinear (per channel)    a quarter of the file; uint8 weights are slow
-weight, up to 4 bits                 int4 initializer, Cast to int8, DequantizeLinear    an eighth of the file, int8 kernels all the same
+weight, up to 4 bits                 int4 initializer, Cast to int8, DequantizeLinear *  an eighth of the file, int8 kernels all the same
 weight with a scale for each group   see `groups`                                        activations are in float
-bias                                 int32 initializer, DequantizeLinear                 the accumulator's own grid, exact
-activation grid below 8 bits         Clip on the uint8 codes                             keeps the int8 kernels
+bias                                 int32 initializer, DequantizeLinear *               the accumulator's own grid, exact
+activation grid below 8 bits         Clip on the codes *                                 keeps the int8 kernels
 ReLU or Clip that the grid repeats   dropped: QuantizeLinear saturates                   left in place it can cost the integer kernel
+any other ReLU or Clip               Clip on the codes *                                 likewise
 mean over all spatial axes           GlobalAveragePool                                   ReduceMean has no integer kernel
 zero padding before a convolution    pads of the convolution itself                      one operator less
-other zero padding within one grid   Pad on the codes                                    Pad has no integer kernel between DQ and Q
+other zero padding within one grid   Pad on the codes *                                  Pad has no integer kernel between DQ and Q
 
-The file is written for opset 21, IR version 10.
+* for ONNX Runtime; the target (`halfstep.targets`) says what else a runtime wants. The file is written for opset 21, IR version 10.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from halfstep.export.nodes import insert as _insert
 from halfstep.export.nodes import replace as _replace
 from halfstep.grid import Grid
 from halfstep.quantizers import AbstractQuantizer, UniformQuantizer
+from halfstep.targets import ONNXRUNTIME, Target
 
 _INTEGER_TYPES = {
     8: (ir.DataType.INT8, ir.DataType.UINT8),
@@ -44,19 +46,20 @@ def codes_name(edge: str) -> str:
     return f"{edge}.codes"
 
 
-def rewrite(model: ir.Model, marked: Marked) -> ir.Model:
-    """``model`` as PyTorch's exporter wrote it, changed in place into its integer form."""
+def rewrite(model: ir.Model, marked: Marked, target: Target = ONNXRUNTIME) -> ir.Model:
+    """``model`` as PyTorch's exporter wrote it, changed in place into its integer form for ``target``."""
     _mean_to_global_pool(model.graph)
     read = {str(node.target) for node in marked.graph.graph.nodes if node.op == "get_attr"}
     for name, constant in marked.constants.items():
         if name in model.graph.initializers:
-            _store_codes(model.graph, model.graph.initializers[name], constant)
+            _store_codes(model.graph, model.graph.initializers[name], constant, target)
         elif name in read:
             raise ExportError(f"PyTorch's exporter folded '{name}' into something else, and its codes are lost. Report this as a defect.")
     for node in [node for node in model.graph if node.domain == DOMAIN]:
-        _quantize_edge(model.graph, node, marked.edges)
+        _quantize_edge(model.graph, node, marked.edges, target)
     _pad_in_convolution(model.graph)
-    _pad_on_codes(model.graph)
+    if target.works_on_codes:
+        _pad_on_codes(model.graph)
     ir.passes.common.RemoveUnusedNodesPass()(model)
     model.opset_imports.pop(DOMAIN, None)
     model.ir_version = 10
@@ -65,33 +68,41 @@ def rewrite(model: ir.Model, marked: Marked) -> ir.Model:
     return model
 
 
-def storage_offset(grid: Grid, is_constant: bool) -> int:
-    """What is added to codes on their way into the file: signed activations of up to 8 bits are stored as uint8."""
-    return 128 if grid.signed and grid.bits <= 8 and not is_constant else 0
+def storage_offset(grid: Grid, is_constant: bool, target: Target = ONNXRUNTIME) -> int:
+    """What is added to codes on their way into the file, where ``target`` wants signed activations of up to 8 bits as uint8."""
+    return 128 if target.stores_unsigned and grid.signed and grid.bits <= 8 and not is_constant else 0
 
 
-def _storage(grid: Grid, is_constant: bool) -> ir.DataType:
+def _storage(grid: Grid, offset: int = 0) -> ir.DataType:
     """The integer type QuantizeLinear / DequantizeLinear work on."""
     width = next(width for width in _INTEGER_TYPES if grid.bits <= width)
-    return _INTEGER_TYPES[width][int(not grid.signed or storage_offset(grid, is_constant) != 0)]
+    return _INTEGER_TYPES[width][int(not grid.signed or offset != 0)]
 
 
-def _store_codes(graph: ir.Graph, value: ir.Value, constant: Constant) -> None:
+def _store_codes(graph: ir.Graph, value: ir.Value, constant: Constant, target: Target) -> None:
     """Replace a float initializer by the codes of its quantizer and a DequantizeLinear."""
     assert value.name is not None and value.const_value is not None
     name, grid = value.name, constant.quantizer.grid
     stored_as = torch.from_numpy(np.array(value.const_value.numpy()))
     users = list(value.uses())
     quantized = constant.quantizer.quantize(stored_as.T if constant.is_transposed else stored_as)
+    if grid.bits > 16 and not target.has_integer_bias:
+        graph.initializers.pop(name)
+        real = _initializer(graph, name, quantized.dequantize().detach().float().numpy())
+        for use in users:
+            use.node.replace_input_with(use.idx, real)
+        return
     integers = quantized.codes.detach().to(torch.int64)
     codes = (integers.T.contiguous() if constant.is_transposed else integers).numpy()
-    data_type = _storage(grid, is_constant=True)
-    is_nibble = grid.bits <= 4
+    data_type = _storage(grid)
+    is_nibble = grid.bits <= 4 and target.nibbles != "bytes"
     narrow = (ir.DataType.INT4 if grid.signed else ir.DataType.UINT4) if is_nibble else data_type
     graph.initializers.pop(name)
     stored = _initializer(graph, name, codes.astype(narrow.numpy()), narrow)
     first = users[0].node
-    if is_nibble:
+    if is_nibble and target.nibbles == "plain":
+        data_type = narrow
+    elif is_nibble:
         stored = _insert(graph, first, "Cast", [stored], f"{name}.int8", data_type, to=data_type.value)
     inputs = [stored, _initializer(graph, f"{name}.scale", quantized.scale.detach().float().numpy())]
     if grid.bits <= 16:  # a bias has none; a weight's is written even where it is 0: without it ONNX Runtime leaves Gemm in float
@@ -105,48 +116,68 @@ def _store_codes(graph: ir.Graph, value: ir.Value, constant: Constant) -> None:
         use.node.replace_input_with(use.idx, dequantized)
 
 
-def _quantize_edge(graph: ir.Graph, marker: ir.Node, edges: dict[str, AbstractQuantizer]) -> None:
-    """Replace a marker by QuantizeLinear and DequantizeLinear, with a Clip of the codes between them below 8 bits."""
+def _quantize_edge(graph: ir.Graph, marker: ir.Node, edges: dict[str, AbstractQuantizer], target: Target) -> None:
+    """Replace a marker by QuantizeLinear and DequantizeLinear, with a Clip for bounds that their type does not have."""
     name = marker.attributes["edge"].as_string()
     quantizer = edges[name]
     assert isinstance(quantizer, UniformQuantizer)
-    grid, data_type = quantizer.grid, _storage(quantizer.grid, is_constant=False)
-    offset = storage_offset(grid, is_constant=False)
-    scale, zero_point = quantizer.scale.detach().float(), quantizer.zero_point.to(torch.int64)
-    key = f"{name}.scale", f"{name}.zero_point"
+    grid, offset = quantizer.grid, storage_offset(quantizer.grid, False, target)
+    if not target.reads(grid):
+        raise ExportError(
+            f"'{name}' lies on {'a symmetric' if grid.symmetric else 'an asymmetric'} {grid.type_name} grid, which {target.name} does not "
+            f"read: quantize with --target {target.name} (scheme: target: {target.name})."
+        )
+    data_type = _storage(grid, offset)
+    point = (quantizer.zero_point.to(torch.int64) + offset).numpy().astype(data_type.numpy())
     parameters = [
-        _initializer(graph, key[0], scale.numpy()),
-        _initializer(graph, key[1], (zero_point + offset).numpy().astype(data_type.numpy()), data_type),
+        _initializer(graph, f"{name}.scale", quantizer.scale.detach().float().numpy()),
+        _initializer(graph, f"{name}.zero_point", point, data_type),
     ]
     source = marker.inputs[0]
     assert source is not None
-    source = _without_clip(source, float(scale), int(zero_point), grid)
-    is_full = grid.num_levels == 2 ** min(width for width in _INTEGER_TYPES if grid.bits <= width)
-    codes = _insert(graph, marker, "QuantizeLinear", [source, *parameters], codes_name(name) if is_full else f"{name}.unclipped", data_type)
-    if not is_full:
-        bounds = [
-            _initializer(graph, f"{name}.{end}", np.array(code + offset, data_type.numpy()), data_type)
-            for end, code in (("lowest", grid.minimum), ("highest", grid.maximum))
+    source, bounds = _without_clip(source, quantizer, target)
+    limits = np.iinfo(data_type.numpy())
+    is_narrower = (bounds[0] + offset, bounds[1] + offset) != (limits.min, limits.max)
+    if is_narrower and not target.works_on_codes:
+        ends = [
+            _initializer(graph, f"{name}.{end}", ((code - quantizer.zero_point) * quantizer.scale).detach().float().numpy())
+            for end, code in zip(_ENDS, bounds, strict=True)
         ]
-        codes = _insert(graph, marker, "Clip", [codes, *bounds], codes_name(name), data_type)
+        source = _insert(graph, marker, "Clip", [source, *ends], f"{name}.clipped", ir.DataType.FLOAT)
+    is_clipped = is_narrower and target.works_on_codes
+    made = f"{name}.unclipped" if is_clipped else codes_name(name)
+    codes = _insert(graph, marker, "QuantizeLinear", [source, *parameters], made, data_type)
+    if is_clipped:
+        ends = [
+            _initializer(graph, f"{name}.{end}", np.array(code + offset, data_type.numpy()), data_type)
+            for end, code in zip(_ENDS, bounds, strict=True)
+        ]
+        codes = _insert(graph, marker, "Clip", [codes, *ends], codes_name(name), data_type)
     output = marker.outputs[0]
     real = _insert(graph, marker, "DequantizeLinear", [codes, *parameters], f"{name}.real", ir.DataType.FLOAT)
     _replace(graph, output, real)
     graph.remove(marker, safe=True)
 
 
-def _without_clip(value: ir.Value, scale: float, zero_point: int, grid: Grid) -> ir.Value:
-    """The input of a ReLU or Clip in front of a grid that saturates at the same bounds or inside of them; else ``value`` itself."""
-    node = value.producer()
+def _without_clip(value: ir.Value, quantizer: UniformQuantizer, target: Target) -> tuple[ir.Value, tuple[int, int]]:
+    """What a ReLU or Clip in front of a grid reads, and the lowest and highest code it leaves; ``value`` itself where there is none.
+
+    Rounding keeps the order, so that codes clipped at the codes of the two bounds are the codes of what is clipped. Where ``target`` does
+    not work on codes, a clip that the grid does not repeat stays.
+    """
+    grid, node = quantizer.grid, value.producer()
+    whole = grid.minimum, grid.maximum
     if node is None or node.op_type not in ("Relu", "Clip") or len(value.uses()) > 1:
-        return value
-    lowest, highest = (grid.minimum - zero_point) * scale, (grid.maximum - zero_point) * scale
+        return value, whole
     bounds = [0.0, np.inf] if node.op_type == "Relu" else [_constant(node, 1, -np.inf), _constant(node, 2, np.inf)]
-    if bounds[0] is None or bounds[1] is None or not (bounds[0] <= lowest and highest <= bounds[1]):
-        return value
     source = node.inputs[0]
-    assert source is not None
-    return source
+    if source is None or any(bound is None for bound in bounds):
+        return value, whole
+    low, high = (int(code) for code in quantizer.quantize(torch.tensor(bounds, dtype=torch.float32)).codes.detach())
+    return (source, (low, high)) if target.works_on_codes or (low, high) == whole else (value, whole)
+
+
+_ENDS = ("lowest", "highest")
 
 
 def _constant(node: ir.Node, index: int, default: float) -> float | None:

@@ -35,6 +35,7 @@ from halfstep.graph.edges import activation_quantizers, behind_quantizer, quanti
 from halfstep.graph.run import cut_to, observe, run
 from halfstep.quantizers import UniformQuantizer
 from halfstep.report.record import ExportCheck
+from halfstep.targets import ONNXRUNTIME, Target
 
 BOUND = 1
 OUTPUT_TOLERANCE = 1e-3  # of float outputs computed from equal integers, relative to the largest: float32 sums of some 10^4 terms
@@ -73,15 +74,20 @@ class _Tally:
         self.agreements.append((first.argmax(-1) == second.argmax(-1)).float().flatten() if first.ndim > 1 else torch.ones(1))
 
 
-def verify(graph: GraphModule, path: Path, samples: tuple[Tensor, ...], name: str | None = None) -> ExportCheck:
-    """Compare the ONNX file at ``path``, called ``name`` in messages, with ``graph`` on ``samples``; `ExportError` beyond the bound."""
+def verify(
+    graph: GraphModule, path: Path, samples: tuple[Tensor, ...], name: str | None = None, target: Target = ONNXRUNTIME
+) -> ExportCheck:
+    """Compare the ONNX file at ``path``, called ``name`` in messages and written for ``target``, with ``graph`` on ``samples``.
+
+    Raises `ExportError` beyond the bound.
+    """
     model = ir.load(path)
     edges = _edges(graph, {str(value.name) for node in model.graph for value in node.outputs})
     plain, probe = open_session(path), open_session(_with_outputs(model, [codes_name(edge) for edge in edges.values()]))
     tally = _Tally()
     for part, _ in cut_to(samples, graph.meta["batch_size"] or min(_BATCH, len(samples[0]))):
         probed = run_session(probe, part)
-        tally.add_forced(_tensors(_forced_run(graph, edges, part, probed, tally)), _outputs(probed, plain))
+        tally.add_forced(_tensors(_forced_run(graph, edges, part, probed, tally, target)), _outputs(probed, plain))
         tally.add_outputs(_tensors(run(graph, part)), _outputs(run_session(plain, part), plain))
     _judge(tally, name or path.name)
     return ExportCheck(
@@ -139,14 +145,16 @@ def _with_outputs(model: ir.Model, names: list[str]) -> bytes:
     return serialized
 
 
-def _forced_run(graph: GraphModule, edges: dict[Node, str], inputs: tuple[Tensor, ...], probed: dict[str, Any], tally: _Tally) -> Any:
+def _forced_run(
+    graph: GraphModule, edges: dict[Node, str], inputs: tuple[Tensor, ...], probed: dict[str, Any], tally: _Tally, target: Target
+) -> Any:
     """The simulation on ``inputs`` with every quantized tensor replaced by the file's codes, after comparing them."""
     sources = {behind_quantizer(node): node for node in edges}
 
     def compare(node: Node, real: Tensor) -> Tensor:
         edge, quantizer = edges[sources[node]], quantizer_of(sources[node])
         assert isinstance(quantizer, UniformQuantizer)
-        codes = torch.from_numpy(probed[codes_name(edge)].astype(np.int32)) - storage_offset(quantizer.grid, is_constant=False)
+        codes = torch.from_numpy(probed[codes_name(edge)].astype(np.int32)) - storage_offset(quantizer.grid, False, target)
         tally.add_codes(edge, (codes - quantizer.quantize(real).codes.to(torch.int32)).abs())
         return (codes - quantizer.zero_point) * quantizer.scale
 

@@ -48,10 +48,13 @@ ASKING = (Role.WEIGHTED, Role.PRODUCT, Role.MERGE)
 NORMS = ("layer_norm", "rms_norm", "group_norm", "instance_norm")
 """Operators that normalize over entries of one sample."""
 
+CONCATENATIONS = ("cat", "concat", "concatenate")
+"""Names of the operator that puts tensors one behind the other."""
+
 _NAMES: dict[Role, str] = {
     Role.WEIGHTED: "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear",
     Role.PRODUCT: "matmul bmm mm",
-    Role.MERGE: "add sub mul cat concat concatenate",
+    Role.MERGE: " ".join(("add sub mul", *CONCATENATIONS)),
     Role.AVERAGE: "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d mean",
     Role.CLIP: "relu relu6 hardtanh clamp clamp_min clip",
     Role.PASS: (

@@ -13,6 +13,7 @@ from halfstep.data import Preprocessing
 from halfstep.errors import RecipeError, did_you_mean
 from halfstep.registry import Spec, explain, parse_spec
 from halfstep.steps import STEPS, AbstractStep, Scheme
+from halfstep.targets import target_named
 
 _FOLDER = Path(__file__).parent
 
@@ -99,6 +100,10 @@ class Recipe(pydantic.BaseModel):
     def with_requantization(self, mode: str) -> Recipe:
         """The same recipe for integer programs of another requantization (`halfstep.integer.MODES`)."""
         return self._with_scheme({"requantization": mode})
+
+    def with_target(self, name: str) -> Recipe:
+        """The same recipe for the files of another runtime (`halfstep.targets`)."""
+        return self.model_copy(update={"scheme": self.scheme.model_copy(update={"target": target_named(name).name})})
 
     def with_preprocessing(self, preprocessing: Preprocessing | None) -> Recipe:
         """The same recipe for inputs that need this preprocessing."""

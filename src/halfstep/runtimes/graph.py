@@ -12,7 +12,7 @@ from onnx import ModelProto, NodeProto, TensorProto
 from halfstep.errors import ModelError
 from halfstep.onnx_import.model import read_proto
 from halfstep.onnx_import.tensors import DAMAGED, Array, read_tensor, type_name
-from halfstep.runtimes.operator import CODE_TYPES, MOVING, Codes, Operand, Operator
+from halfstep.runtimes.operator import CODE_TYPES, FUSED, LAYERS, MOVING, Codes, Operand, Operator
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 _SHAPES = ("Shape", "Size", "NonZero", "ArgMax", "ArgMin")
@@ -110,7 +110,12 @@ class Graph:
             between=between.op_type if between is not None else "",
             is_absorbed=result is not None and self._is_absorbed(between or node, result),
             mode=next((attribute.s.decode(errors="replace") for attribute in node.attribute if attribute.name == "mode"), ""),
+            follows_layer=self._follows_layer(node),
         )
+
+    def _follows_layer(self, node: NodeProto) -> bool:
+        makers = [self.makers[name] for name in node.input if name in self.makers and name not in self.constants]
+        return any(maker.op_type in LAYERS or (maker.op_type in FUSED and self._follows_layer(maker)) for maker in makers)
 
     def _codes(self, name: str, reader: str) -> Codes | None:
         """The grid of a float tensor that an operator of type ``reader`` reads, or the type of codes."""

@@ -49,6 +49,13 @@ def _reads_kept_int8(operator: Operator) -> bool:
     return any(codes is not None and _kept_type(codes) == "int8" for codes in (*grids, operator.result))
 
 
+def _moves_between_types(operator: Operator) -> bool:
+    before, behind = operator.input, operator.result
+    if operator.op_type not in _MOVING or before is None or behind is None:
+        return False
+    return _kept_type(before) != _kept_type(behind)
+
+
 def _is_separated(operator: Operator) -> bool:
     """A function stands between it and its grid that the grid does not repeat."""
     return operator.op_type in _ARITHMETIC and operator.between != "" and not operator.is_absorbed
@@ -94,6 +101,7 @@ RULES = (
     Rule(has_packed_weight, False, "the weights alone are integers", ""),
     Rule(lambda o: o.works_on_codes and o.op_type in ON_CODES, True),
     Rule(is_absorbed_clip, True),
+    Rule(_moves_between_types, False, "one side of it stays int8, the other becomes uint8", "Use uint8 activations."),
     Rule(lambda o: o.op_type in _MOVING and not has_no_result(o), True),
     Rule(_has_weights_only, False, "the weights alone are integers: the input is a float", "Quantize the input for integer arithmetic."),
     Rule(_has_float_constant, False, "a constant that it reads is a float", "Quantize it, too."),

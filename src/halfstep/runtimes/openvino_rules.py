@@ -17,6 +17,7 @@ from halfstep.runtimes.predicates import (
     has_packed_weight,
     has_unsigned_weight,
     is_absorbed_clip,
+    is_fused,
     is_layer,
 )
 from halfstep.runtimes.rule import Rule
@@ -50,6 +51,7 @@ RULES = (
     Rule(has_packed_weight, False, "the weights alone are integers", ""),
     Rule(lambda o: o.works_on_codes and o.op_type in ON_CODES, True),
     Rule(is_absorbed_clip, True),
+    Rule(is_fused, True),
     Rule(has_float_input, False, "an input is a float", "Quantize every input."),
     Rule(has_16_bits, False, "16-bit grids run in float", "Use 8 bits."),
     Rule(has_float_weight, False, "the weight is stored as floats", "Store it as int8 with a DequantizeLinear."),

@@ -21,6 +21,9 @@ HEAVY = (
 )  # fmt: skip
 """Operators that hold nearly all of a network's arithmetic."""
 
+LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""Convolutions and matrix products in their float form, whose grids stand around them."""
+
 MOVING = ("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "MaxPool", "Slice", "Identity")
 """Operators that move values of one grid and that ONNX Runtime pushes Q and DQ through."""
 
@@ -29,6 +32,9 @@ ON_CODES = (
     "GatherND", "Where", "NhwcMaxPool",
 )  # fmt: skip
 """Operators that compute with codes where codes are what they read."""
+
+FUSED = ("Relu", "Clip", "Add", "Sigmoid", "HardSigmoid", "HardSwish", "LeakyRelu", "Tanh", "Elu", "Gelu", "PRelu", "Softplus", "Mish")
+"""Functions that runtimes compute on the accumulator of the layer before them."""
 
 CODE_TYPES = ("uint8", "int8", "uint16", "int16", "uint4", "int4", "uint2", "int2")
 
@@ -90,7 +96,8 @@ class Operator:
     index: its place in the file. operands: its inputs that hold values (not shapes or axes), missing ones left out. has_bias: a Conv or
     Gemm with a third input. works_on_codes: what it reads are codes themselves. result: the grid behind it. between: the operator between
     it and that grid, or the empty string. is_absorbed: that one, or this one where none stands between, is a clip that the
-    saturation of the grid repeats. mode: its attribute ``mode``.
+    saturation of the grid repeats. mode: its attribute ``mode``. follows_layer: it reads what a convolution or product has just computed,
+    possibly behind other functions of one number.
     """
 
     index: int
@@ -103,6 +110,7 @@ class Operator:
     between: str = ""
     is_absorbed: bool = False
     mode: str = ""
+    follows_layer: bool = False
 
     @property
     def is_heavy(self) -> bool:

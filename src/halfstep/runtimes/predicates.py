@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from halfstep.runtimes.operator import Codes, Operator
+from halfstep.runtimes.operator import FUSED, LAYERS, Codes, Operator
 
-LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 INTEGER_LAYERS = ("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger")
 """Operators of ONNX itself that read and write integers."""
 
@@ -37,6 +36,11 @@ def is_layer(operator: Operator) -> bool:
 def is_absorbed_clip(operator: Operator) -> bool:
     """A ReLU or Clip that the saturation of the grid behind it repeats."""
     return operator.op_type in ("Relu", "Clip") and operator.is_absorbed
+
+
+def is_fused(operator: Operator) -> bool:
+    """A function that is computed on the accumulator of the layer before it, with a grid behind it."""
+    return operator.follows_layer and operator.op_type in FUSED and operator.result is not None
 
 
 def has_packed_weight(operator: Operator) -> bool:

@@ -15,6 +15,7 @@ from halfstep.runtimes.predicates import (
     has_float_weight,
     has_nibbles,
     has_packed_weight,
+    is_fused,
     is_integer_layer,
     is_layer,
 )
@@ -51,6 +52,7 @@ RULES = (
     Rule(_is_unsigned, False, "uint8 is not read", _INT8, True),
     Rule(_is_asymmetric, False, "a zero point other than 0 is not read", _INT8, True),
     Rule(_has_integer_bias, False, "a bias behind DequantizeLinear is not read", "Store the bias as floats.", True),
+    Rule(is_fused, True),
     Rule(has_float_input, False, "an input is a float", "Quantize every input."),
     Rule(has_float_weight, False, "the weight is stored as floats", "Store it as int8 with a DequantizeLinear."),
     Rule(has_nibbles, False, "int4 weights are for float activations", "Store the weight as int8."),

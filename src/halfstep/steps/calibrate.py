@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from halfstep.errors import CalibrationError, GraphError
-from halfstep.graph.edges import activation_quantizers, behind_quantizer, quantizer_of
+from halfstep.graph.edges import activation_quantizers, behind_quantizer, quantizer_of, rounded_tensors
 from halfstep.graph.edit import attribute
 from halfstep.graph.masking import is_probability
 from halfstep.graph.operators import WeightedLayer, weighted_layers
@@ -56,8 +56,8 @@ class Calibrate(AbstractStep):
         return value
 
     def needs(self, graph: GraphModule) -> set[str]:
-        """The tensors that own an activation quantizer."""
-        return {str(node.meta["name"]) for node in activation_quantizers(graph).values() if node.op != "get_attr"}
+        """The tensors that an activation quantizer rounds: the report shows all, also those whose grid another one owns."""
+        return {str(node.meta["name"]) for node in rounded_tensors(graph) if node.op != "get_attr"}
 
     def apply(self, graph: GraphModule, context: Context) -> GraphModule:
         """Set scales and zero points and switch every quantizer on."""

@@ -13,6 +13,10 @@ PASS                    as they are           the very quantizer of its input, i
                                               what is moved is asked for)
 everything else         as they are           a grid only where an operator above asks for one
 
+The scheme's target (`halfstep.targets`) changes three of the rules, see `target_placement`: a WEIGHTED operator, PRODUCT or MERGE may stay
+in float where no integer operator reads it; so may one of two addends, that a layer has just accumulated; operands of a concatenation may
+share its quantizer.
+
 Weights get the scheme's weight grid, biases int32 on the accumulator's grid (input scale * weight scale), but for weights with a scale for
 each group: they have no accumulator of one scale, and their bias stays in float. The last operator before a
 network output keeps its output in float (``Scheme.outputs`` changes that): runtimes hand over the accumulator as a float there, and 8-bit
@@ -28,6 +32,7 @@ import fnmatch
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import final
 
 from torch.fx import GraphModule, Node
@@ -53,6 +58,8 @@ from halfstep.grid import Grid
 from halfstep.quantizers import AbstractQuantizer, AccumulatorQuantizer, UniformQuantizer
 from halfstep.steps.abstract import STEPS, AbstractStep, Context
 from halfstep.steps.scheme import Place, Scheme
+from halfstep.steps.target_placement import accumulated_addend, is_read_as_integers, join_concatenations
+from halfstep.targets import TARGETS
 
 BIAS_GRID = Grid(bits=32, signed=True)
 
@@ -67,6 +74,8 @@ class PlaceQuantizers(AbstractStep):
         owners = plan(graph, context.scheme)
         places = _places(graph)
         grids = {owner: context.scheme.activation_grid(places[owner]) for owner in dict.fromkeys(owners.values())}
+        if TARGETS[context.scheme.target].joins_concat:
+            owners = join_concatenations(graph, owners, grids)
         paths = _paths(graph)
         shared = {owner: (paths[owner], UniformQuantizer(grid)) for owner, grid in grids.items() if grid is not None}
         for node, owner in owners.items():
@@ -134,19 +143,40 @@ def _readers(node: Node) -> Iterator[Node]:
 
 def plan(graph: GraphModule, scheme: Scheme) -> dict[Node, Node]:
     """For every node whose output gets a quantizer, in order: the node that owns it (itself, or the one whose grid it shares)."""
+    demand = _demand(graph, scheme)
+    owners: dict[Node, Node] = {}
+    for node in graph.graph.nodes:
+        if not is_float_tensor(node) or node.op == "output":
+            continue
+        owner = _owner(node, owners, demand)
+        if owner is not None:
+            owners[node] = owner
+    return owners
+
+
+@dataclass(frozen=True)
+class _Demand:
+    """asking: operators whose operands must be on grids. demanded: those operands. floating: operators that keep their output in float."""
+
+    asking: set[Node]
+    demanded: set[Node]
+    floating: set[Node]
+
+
+def _demand(graph: GraphModule, scheme: Scheme) -> _Demand:
+    target = TARGETS[scheme.target]
     asking = {node for node in graph.graph.nodes if _asks(node, scheme)}
     demanded = {_moved_input(operand) for node in asking for operand in _operands(node)}
     demanded |= _summed_up(graph, demanded)
     if scheme.inputs is not None:
         demanded |= {node for node in graph.graph.nodes if node.op == "placeholder"}
-    owners: dict[Node, Node] = {}
-    for node in graph.graph.nodes:
-        if not is_float_tensor(node) or node.op == "output":
-            continue
-        owner = _owner(node, owners, demanded, asking, scheme)
-        if owner is not None:
-            owners[node] = owner
-    return owners
+    floating = {node for node in graph.graph.nodes if _may_stay_in_float(node, scheme)}
+    if target.adds_accumulators:
+        accumulated = {addend for node in asking if (addend := accumulated_addend(node)) is not None}
+        demanded, floating = demanded - accumulated, floating | accumulated
+    if not target.gives_every_layer_a_grid:
+        floating |= {node for node in asking if not is_read_as_integers(node, asking)}
+    return _Demand(asking, demanded, floating)
 
 
 def _summed_up(graph: GraphModule, demanded: set[Node]) -> set[Node]:
@@ -167,7 +197,7 @@ def _summed_up(graph: GraphModule, demanded: set[Node]) -> set[Node]:
     return {node for node in found if node.op != "placeholder"}
 
 
-def _owner(node: Node, owners: dict[Node, Node], demanded: set[Node], asking: set[Node], scheme: Scheme) -> Node | None:
+def _owner(node: Node, owners: dict[Node, Node], demand: _Demand) -> Node | None:
     """Who owns the grid of ``node``'s output; None where it stays in float."""
     role = role_of(node) if node.op.startswith("call") else None
     source = next((x for x in node.all_input_nodes if x.op != "get_attr"), None)
@@ -175,13 +205,13 @@ def _owner(node: Node, owners: dict[Node, Node], demanded: set[Node], asking: se
         source = next(iter(source.all_input_nodes), None)  # the tensor that was split
     if role is Role.PASS and source in owners:
         return owners[source]
-    if node in demanded:
+    if node in demand.demanded:
         return node
-    if node in asking:
-        return None if clip_behind(node) is not None or _may_stay_in_float(node, scheme) else node
-    if role is Role.CLIP and (source in owners or source in asking):
+    if node in demand.asking:
+        return None if clip_behind(node) is not None or node in demand.floating else node
+    if role is Role.CLIP and (source in owners or (source in demand.asking and source not in demand.floating)):
         return node
-    if role is Role.AVERAGE and source in owners and not _may_stay_in_float(node, scheme):
+    if role is Role.AVERAGE and source in owners and node not in demand.floating:
         return node
     return None
 
@@ -215,7 +245,7 @@ def _operands(node: Node) -> list[Node]:
 
 def _may_stay_in_float(node: Node, scheme: Scheme) -> bool:
     """Whether ``node`` feeds nothing but the network's outputs and its integer kernel can return floats."""
-    if scheme.outputs or operator_name(node).startswith("conv"):
+    if scheme.outputs or (operator_name(node).startswith("conv") and TARGETS[scheme.target].gives_every_layer_a_grid):
         return False
     return all(user.op == "output" or (role_of(user) is Role.PASS and _may_stay_in_float(user, scheme)) for user in node.users)
 

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from halfstep.grid import Grid
 from halfstep.registry import Method
+from halfstep.targets import TARGETS, TargetName
 
 Requantization = Literal["fixed_point_32", "fixed_point_16", "single_shift", "double_shift", "float"]
 FLOAT = "float"  # written instead of a type: leave it in float
@@ -126,7 +127,8 @@ class Scheme(Method):
     instance norms read and no product does, such as the sums of a transformer. softmax: type of the outputs of softmaxes, whose grid is
     laid over 0 .. 1. None keeps the default. outputs: whether the network's outputs are quantized too, where the operator before them can
     leave its integers as floats. requantization: how an integer program multiplies by the ratio of two scales (`integer.requantization`);
-    for the shift modes the weights' scales are chosen so that a shift is exact. ONNX files do not depend on it otherwise.
+    for the shift modes the weights' scales are chosen so that a shift is exact. ONNX files do not depend on it otherwise. target: the
+    runtime whose fusions decide which tensors get grids and of which sign (`halfstep.targets`).
     """
 
     weights: WeightScheme = WeightScheme(narrow=True)
@@ -137,6 +139,7 @@ class Scheme(Method):
     softmax: str | None = None
     outputs: bool = False
     requantization: Requantization = "fixed_point_32"
+    target: TargetName = "onnxruntime"
     first_layer: LayerTypes | None = None
     last_layer: LayerTypes | None = None
     overrides: tuple[Override, ...] = Field(default=())
@@ -153,7 +156,8 @@ class Scheme(Method):
         """
         chosen = self._chosen("group_size", place)
         group_size = self.weights.group_size if chosen is None else chosen
-        return self.weights.grid(self._chosen("weights", place), channel_axis, group_size or None if is_linear else None)
+        grid = self.weights.grid(self._chosen("weights", place), channel_axis, group_size or None if is_linear else None)
+        return grid if grid is None else TARGETS[self.target].weights(grid)
 
     def activation_grid(self, place: Place) -> Grid | None:
         """The grid of what leaves a layer or operator."""
@@ -162,7 +166,8 @@ class Scheme(Method):
             (self.inputs, place.is_input),
         ]  # fmt: skip
         special = next((kind for kind, applies in chosen if applies and kind), None)
-        return self.activations.grid(self._chosen("activations", place) or special)
+        grid = self.activations.grid(self._chosen("activations", place) or special)
+        return grid if grid is None else TARGETS[self.target].activations(grid)
 
     def _chosen(self, field: str, place: Place) -> Any:
         """What the last entry that speaks of a layer says of one field of `LayerTypes`; None where none does."""

@@ -50,6 +50,11 @@ class Result:
     onnx_path: Path | None = None
     program: IntegerProgram | None = None
 
+    @property
+    def target(self) -> str:
+        """The runtime whose fusions decided what is on a grid."""
+        return self.recipe.scheme.target
+
     def note_export(self, path: Path, check: ExportCheck) -> None:
         """Remember an export for the report."""
         self.onnx_path = path
