@@ -1,6 +1,6 @@
 # Environments of the tools that the benchmarks run beside halfstep: one virtual environment a tool, so that their requirements
 # never meet halfstep's. Included by the main Makefile; every command runs from the project root.
-#   make bench-nncf-env                                      .venv-nncf (also bench-{aimet,brevitas,mct,aidge}-env)
+#   make bench-nncf-env                                      .venv-nncf (also bench-{aimet,brevitas,mct,aidge,openvino}-env)
 #   make bench-nncf-env NNCF_VENV=/some/folder               elsewhere; tell the benchmark with --venv nncf=/some/folder
 #   make bench-nncf-env PEER_PIP_FLAGS="--extra-index-url …"   e.g. an index that holds CPU-only torch wheels
 # ONNX Runtime's own quantizer needs no environment: it is part of onnxruntime, which halfstep's environment already has.
@@ -12,11 +12,13 @@ BREVITAS_VENV ?= .venv-brevitas
 MCT_VENV ?= .venv-mct
 AIDGE_VENV ?= .venv-aidge
 MINILM_VENV ?= .venv-minilm
+OPENVINO_VENV ?= .venv-openvino
 PEER_CONSTRAINTS := benchmarks/constraints-
 
-.PHONY: bench-nncf-env bench-aimet-env bench-brevitas-env bench-mct-env bench-aidge-env bench-minilm-env bench-peer-envs bench-clean-envs
+.PHONY: bench-nncf-env bench-aimet-env bench-brevitas-env bench-mct-env bench-aidge-env bench-minilm-env bench-openvino-env \
+	bench-peer-envs bench-clean-envs
 
-bench-peer-envs: bench-nncf-env bench-aimet-env bench-brevitas-env bench-mct-env bench-aidge-env bench-minilm-env
+bench-peer-envs: bench-nncf-env bench-aimet-env bench-brevitas-env bench-mct-env bench-aidge-env bench-minilm-env bench-openvino-env
 
 bench-nncf-env: $(NNCF_VENV)/.complete
 
@@ -76,5 +78,14 @@ $(MINILM_VENV)/.complete: constraints.txt pyproject.toml
 	PYTHONPATH=benchmarks $(MINILM_VENV)/bin/python -c "from harness.encoder import folder; folder()"
 	touch $@
 
+# No peer, but the other runtime that files are timed in.
+bench-openvino-env: $(OPENVINO_VENV)/.complete
+
+$(OPENVINO_VENV)/.complete: $(PEER_CONSTRAINTS)openvino.txt
+	$(PEER_PYTHON) -m venv $(OPENVINO_VENV)
+	$(OPENVINO_VENV)/bin/python -m pip install --quiet $(PEER_PIP_FLAGS) --constraint $< openvino onnxruntime
+	$(OPENVINO_VENV)/bin/python -c "import onnxruntime, openvino"
+	touch $@
+
 bench-clean-envs:
-	rm -rf $(NNCF_VENV) $(AIMET_VENV) $(BREVITAS_VENV) $(MCT_VENV) $(AIDGE_VENV) $(MINILM_VENV)
+	rm -rf $(NNCF_VENV) $(AIMET_VENV) $(BREVITAS_VENV) $(MCT_VENV) $(AIDGE_VENV) $(MINILM_VENV) $(OPENVINO_VENV)

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 OWN = "halfstep"  # the environment that the benchmark itself runs in
-NNCF, AIMET, BREVITAS, MCT, AIDGE = "nncf", "aimet", "brevitas", "mct", "aidge"
+NNCF, AIMET, BREVITAS, MCT, AIDGE, OPENVINO = "nncf", "aimet", "brevitas", "mct", "aidge", "openvino"
 MINILM = "minilm"  # halfstep itself, transformers and the sentence encoder
-INSTALL = {OWN: "make bench"} | {peer: f"make bench-{peer}-env" for peer in (NNCF, AIMET, BREVITAS, MCT, AIDGE, MINILM)}
+INSTALL = {OWN: "make bench"} | {peer: f"make bench-{peer}-env" for peer in (NNCF, AIMET, BREVITAS, MCT, AIDGE, OPENVINO, MINILM)}
 
 
 @dataclass(frozen=True)

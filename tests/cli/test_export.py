@@ -37,6 +37,8 @@ def test_a_written_program_can_be_read(quantized: Path, halfstep: Callable[..., 
     ("arguments", "said"),
     [
         (("cc", "--out", "x"), "Unknown format 'cc'"),
+        (("c", "--out", "x", "--target", "openvino"), "--target is for QDQ files"),
+        (("onnx", "--out", "x", "--target", "openvin"), "Did you mean 'openvino'?"),
         (("onnx", "--out", "x.onnx", "--requantization", "single_shift"), "integer formats"),
         (("onnx", "--out", "x.onnx", "--groups", "qqd"), "Unknown form of groups 'qqd'. Did you mean 'qdq'"),
         (("c", "--out", "x", "--requantization", "single"), "single_shift"),
@@ -47,3 +49,11 @@ def test_what_is_refused_leaves_nothing(quantized: Path, halfstep: Callable[...,
     result = halfstep(*EXPORT, *arguments)
     assert result.exit_code == 1 and said in result.output
     assert not Path(arguments[2]).exists()
+
+
+def test_a_file_for_another_runtime(quantized: Path, halfstep: Callable[..., Result]) -> None:
+    done = halfstep(*EXPORT, "onnx", "--target", "generic", "--out", "generic.onnx")
+    assert done.exit_code == 0, done.output
+    refused = halfstep(*EXPORT, "onnx", "--target", "tensorrt", "--out", "engine.onnx")
+    assert refused.exit_code == 1 and "quantize with --target tensorrt" in " ".join(refused.output.split())
+    assert not Path("engine.onnx").exists()

@@ -63,6 +63,14 @@ def _int8_branches() -> Made:
     return s.finish(s.pair(s.add("Mul", y, z), **INT8))
 
 
+def _conv_bias(factor: float) -> Made:
+    """An int32 bias whose scale is ``factor`` times that of the accumulator."""
+    s = Sketch()
+    codes, scale = s.constant(np.arange(CHANNELS, dtype=np.int32)), s.constant(np.full(CHANNELS, 0.02 * 0.02 * factor, np.float32))
+    bias = s.add("DequantizeLinear", codes, scale, axis=0)
+    return s.finish(s.pair(s.judged("Conv", s.pair("x"), s.weight((CHANNELS, CHANNELS, 3, 3)), bias, pads=[1, 1, 1, 1])))
+
+
 def _int8_pool() -> Made:
     s = Sketch()
     y = s.pair(s.judged("MaxPool", s.pair("x", **INT8), kernel_shape=[2, 2]), **INT8)
@@ -113,10 +121,9 @@ def _gemm(
     s = Sketch(shape=MATRIX)
     x = "x" if before is None else s.pair("x", **before)
     operands = [x, s.weight((16, 32), **weight)]
-    if bias == "int32":
-        operands.append(
-            s.add("DequantizeLinear", s.constant(np.arange(16, dtype=np.int32)), s.constant(np.full(16, 0.0004, np.float32)), axis=0)
-        )
+    if bias in ("int32", "other"):
+        scale = s.constant(np.full(16, 0.02 * 0.02 * (1.0 if bias == "int32" else 1.1), np.float32))
+        operands.append(s.add("DequantizeLinear", s.constant(np.arange(16, dtype=np.int32)), scale, axis=0))
     elif bias == "float":
         operands.append(s.constant(np.zeros(16, np.float32)))
     y = s.judged("Gemm", *operands, transB=1)
@@ -246,6 +253,10 @@ PATTERNS: dict[str, Callable[[], Made]] = {
     "concat": lambda: _light("Concat", 2, second={"scale": 0.03}, axis=1),
     "concat_same_grid": lambda: _light("Concat", 2, second=Q, axis=1),
     "max_pool": lambda: _light("MaxPool", kernel_shape=[2, 2]),
+    "conv_bias": lambda: _conv_bias(1.0),
+    "conv_bias_of_nearly_that_scale": lambda: _conv_bias(1.01),
+    "conv_bias_of_another_scale": lambda: _conv_bias(1.1),
+    "gemm_bias_of_another_scale": lambda: _gemm(False, bias="other"),
     "max_pool_int8_branch": _int8_pool,
     "average_pool": lambda: _light("AveragePool", kernel_shape=[2, 2]),
     "average_pool_no_output_grid": lambda: _light("AveragePool", after=False, kernel_shape=[2, 2]),

@@ -21,7 +21,7 @@ FLOAT_IN_ONNXRUNTIME = {
     "conv_transpose_zero", "add_float_shortcut", "add_no_output_grid", "sub", "div", "add_number", "average_pool_no_output_grid",
     "reduce_mean", "resize_linear", "relu", "tanh", "hard_swish", "gelu", "pad", "where_like", "gemm_no_output_grid", "gemm_nibbles",
     "gemm_cast_nibbles", "gemm_asymmetric", "gemm_uint8", "gemm_float_input", "matmul_nibbles", "matmul_float_input",
-    "matmul_float_input_nibbles", "max_pool_int8_branch",
+    "matmul_float_input_nibbles", "max_pool_int8_branch", "conv_bias_of_another_scale",
 }  # fmt: skip
 FLOAT_IN_OPENVINO = {
     "conv_float_input", "conv_float_weight", "conv_nibbles", "conv_uint8_weight", "conv_asymmetric_weight", "conv_16_bit",

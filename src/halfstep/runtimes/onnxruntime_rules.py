@@ -7,6 +7,8 @@ operator where the pattern is complete. Signed activations are rewritten to uint
 
 from __future__ import annotations
 
+import numpy as np
+
 from halfstep.runtimes.operator import ON_CODES, Codes, Operator
 from halfstep.runtimes.predicates import (
     any_operator,
@@ -30,6 +32,9 @@ _FORMS = (
 )  # fmt: skip
 _MOVING = ("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "MaxPool", "Slice", "Identity", "Gather", "Split")
 _ARITHMETIC = ("Conv", "Add", "Mul", "AveragePool", "GlobalAveragePool", "Softmax", "Sigmoid", "LeakyRelu", "Concat")
+
+
+_BIAS_TOLERANCE = 0.02  # 1 % is taken as equal, 10 % is not
 
 
 def _kept_type(codes: Codes) -> str:
@@ -89,6 +94,17 @@ def _lacks_result(operator: Operator) -> bool:
     return has_no_result(operator) and operator.op_type in _ARITHMETIC
 
 
+def _has_foreign_bias(operator: Operator) -> bool:
+    """An int32 bias of a convolution on another grid than that of the accumulator."""
+    weight, bias = operator.weight, operator.bias
+    if operator.op_type != "Conv" or bias is None or bias.codes is None or weight is None or weight.codes is None or operator.input is None:
+        return False
+    scales = [codes.scale for codes in (operator.input, weight.codes, bias.codes)]
+    if any(scale is None for scale in scales):
+        return False
+    return not np.allclose(scales[0] * scales[1], scales[2], rtol=_BIAS_TOLERANCE, atol=0.0)  # type: ignore[operator, arg-type]
+
+
 def _has_float_bias(operator: Operator) -> bool:
     """A Gemm without a grid behind it, whose bias is a float."""
     return operator.op_type == "Gemm" and has_no_result(operator) and operator.bias is not None and operator.bias.codes is None
@@ -115,6 +131,7 @@ RULES = (
     Rule(_is_separated, False, "a function stands between it and its Q", "Put Q and DQ between them, or a grid that clips alike."),
     Rule(_lacks_result, False, "no Q behind it", _WITH_Q),
     Rule(_has_float_bias, False, "no Q behind it and a float bias", "Store the bias as int32 with DQ, or quantize the output."),
+    Rule(_has_foreign_bias, False, "its bias is not on the grid of its accumulator", "Give the bias scale_input * scale_weight."),
     Rule(_reads_kept_int8, False, "int8 activations that several operators read stay int8", "Use uint8 activations."),
     Rule(has_unsigned_weight, True, "uint8 weights have no VNNI kernel: about 2.5 times slower than int8", "Store the weights as int8."),
     Rule(has_asymmetric_weight, True, "weights with a zero point: about a third slower", "Use symmetric weights."),
