@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
+from harness.sentence_rows import ROWS
 from harness.targets import full_cost
 
 HERE = Path(__file__).resolve().parent
@@ -181,6 +182,18 @@ def speed(results: dict[str, Any]) -> list[str]:
     return lines
 
 
+def sentences(results: dict[str, Any]) -> list[str]:
+    """One line a file of the sentence encoder, in the order of the benchmark."""
+    lines = [row(["file", "cosine, mean", "least", "rank", "CPU s", "MB", "ms", "what it is"]), row(["---", *["---:"] * 6, "---"])]
+    for name in ROWS:
+        found = results["evaluation"].get(name)
+        if found is not None:
+            own, file = results["rows"][name], [f"{found['bytes'] / 1e6:.1f}", f"{found['cpu_ms_median']:.1f}"]
+            quality = [f"{found[key]:.4f}" for key in ("cosine_mean", "cosine_min", "spearman")]
+            lines.append(row([f"`{name}`", *quality, f"{own['method_cpu_seconds']:.1f}", *file, own["note"]]))
+    return lines
+
+
 def spread(seconds: Iterable[float]) -> str:
     """ "5 … 7", or nothing."""
     found = sorted(seconds)
@@ -220,6 +233,9 @@ def main() -> None:
         blocks = [["Top-1 of the integer program in %:", "", *integer_programs(programs)], ["Speed:", "", *speed(c)]]
         write(ROOT / "docs" / "integer_program.md", blocks)
         write(ROOT / "docs" / "normalization.md", [thresholds(programs)])
+    encoder = stored("sentence_encoder")
+    if encoder is not None and encoder["evaluation"]:
+        write(ROOT / "docs" / "weight_only.md", [sentences(encoder)])
 
 
 if __name__ == "__main__":

@@ -1,29 +1,29 @@
 """ONNX Runtime's own tools on the sentence encoder: the float file, ``quantize_dynamic``, and ``MatMulNBitsQuantizer`` at 4 bits.
 
 ``rtn``: its default algorithm, nearest rounding. ``hqq``: half-quadratic quantization. All start from the file that torch.onnx.export
-writes.
+writes, at ``--source``.
 """
 
 import argparse
 import json
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
 
-from harness.encoder import NUM_TOKENS, encoder
+from harness.encoder import encoder, tokens
 from harness.peer import Marks, one_thread_sessions
+from harness.sentences import CALIBRATION, sentences
 
 
 def export(path: Path) -> None:
     import torch
 
     model, batch = encoder(), torch.export.Dim("batch", min=1)
-    example = torch.ones(2, NUM_TOKENS, dtype=torch.int64)
+    example = tuple(torch.from_numpy(array) for array in tokens(sentences(CALIBRATION)[:2]))  # a mask of ones would be left out
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            model, (example, example), str(path), dynamo=True, verbose=False, external_data=False, opset_version=21,
+            model, example, str(path), dynamo=True, verbose=False, external_data=False, opset_version=21,
             input_names=["ids", "mask"], dynamic_shapes=({0: batch}, {0: batch}),
         )  # fmt: skip
 
@@ -51,18 +51,18 @@ def main() -> None:
     parser.add_argument("method", choices=("float", "dynamic", "rtn", "hqq"))
     parser.add_argument("--group-size", type=int, default=32)
     parser.add_argument("--asymmetric", action="store_true")
+    parser.add_argument("--source", type=Path, required=True, help="the float ONNX file, which the method 'float' writes")
     parser.add_argument("--model", type=Path, required=True, help="the ONNX file to write")
     parser.add_argument("--out", type=Path, required=True, help="the JSON file with the row")
     given = parser.parse_args()
     marks = Marks()
     one_thread_sessions()
-    with tempfile.TemporaryDirectory() as work:
-        source = given.model if given.method == "float" else Path(work) / "float.onnx"
-        export(source)
-        marks.reach("ready")
-        if given.method != "float":
-            quantized(given.method, source, given.model, given.group_size, not given.asymmetric)
-        marks.reach("quantized")
+    marks.reach("ready")
+    if given.method == "float":
+        export(given.source)
+    else:
+        quantized(given.method, given.source, given.model, given.group_size, not given.asymmetric)
+    marks.reach("quantized")
     row = {"marks": marks.as_json(), "method_cpu_seconds": marks.cpu["quantized"] - marks.cpu["ready"]}
     given.out.write_text(json.dumps(row))
 
