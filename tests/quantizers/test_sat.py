@@ -52,6 +52,18 @@ def test_symmetric_levels_hold_0(generator: torch.Generator) -> None:
     assert float(quantizer(w)[0, 0, 0, 0]) == 0
 
 
+def test_binary_levels_are_dorefas_at_1_bit(generator: torch.Generator) -> None:
+    """2 round(u) - 1 with u = t / 2 + 1/2, on a 2-bit grid; straight-through."""
+    w, weights = weight(generator), weight(generator)
+    t = torch.tanh(w)
+    quantizer = on(SatQuantizer(Grid(2, True, narrow=True), is_weight=True, levels="binary", rescale="none"))
+    output, in_w = gradients(quantizer, w, weights)
+    torch.testing.assert_close(output, 2 * torch.round(t / t.abs().max() / 2 + 0.5) - 1, rtol=0, atol=0)
+    torch.testing.assert_close(in_w, weights * (1 - t**2) / t.abs().max(), rtol=1e-12, atol=0)
+    wide = on(SatQuantizer(Grid(8, True), is_weight=True, levels="binary", rescale="none"))
+    assert torch.equal(wide(w), on(SatQuantizer(Grid(8, True), is_weight=True, rescale="none"))(w))
+
+
 @pytest.mark.parametrize("rescale", ["none", "std", "constant"])
 def test_the_gradient_of_the_weights(rescale: str, generator: torch.Generator) -> None:
     """dL/dw = dL/dŵ c (1 - tanh(w)^2) / max|tanh(w)|: c and the largest are constants, rounding lets it through."""
@@ -109,7 +121,7 @@ def test_dorefa_activations_are_clipped_at_1_and_teach_nothing(generator: torch.
     assert not list(quantizer.parameters())
 
 
-@pytest.mark.parametrize("levels", ["symmetric", "dorefa", "centred"])
+@pytest.mark.parametrize("levels", ["symmetric", "dorefa", "centred", "binary"])
 @pytest.mark.parametrize("channel_axis", [None, 0])
 def test_frozen_weights_are_the_same_numbers_on_integers(levels: Levels, channel_axis: int | None, generator: torch.Generator) -> None:
     w = weight(generator).float()
@@ -119,7 +131,7 @@ def test_frozen_weights_are_the_same_numbers_on_integers(levels: Levels, channel
     trained = quantizer.quantize(w)
     frozen = with_integer_zero_point(trained)
     assert torch.equal(frozen.dequantize(), trained.dequantize())
-    assert frozen.grid.bits == (2 if levels == "symmetric" else 3)
+    assert frozen.grid.bits == (2 if levels in ("symmetric", "binary") else 3)
     uniform = uniform_of(frozen)
     assert torch.equal(uniform.quantize(frozen.dequantize()).codes, frozen.codes)
     spread = along_channels(frozen, 0)

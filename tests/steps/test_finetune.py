@@ -110,6 +110,7 @@ def test_a_result_is_trained_from_where_it_stands() -> None:
         {"precision": "bf16"},
         {"weights": {"sat": {"levels": "centred"}}, "activations": "pact"},
         {"weights": "dorefa", "activations": "lsq_plus"},
+        {"weights": {"qil": {"learn_exponent": True}}, "activations": "qil"},
     ],
     ids="-".join,
 )

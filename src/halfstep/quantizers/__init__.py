@@ -2,12 +2,15 @@
 
 from halfstep.quantizers.abstract import QUANTIZERS, AbstractQuantizer, in_float, quantizers
 from halfstep.quantizers.accumulator import AccumulatorQuantizer
+from halfstep.quantizers.binary import BinaryQuantizer
 from halfstep.quantizers.dorefa import DorefaQuantizer
 from halfstep.quantizers.learned import AbstractLearnedQuantizer
 from halfstep.quantizers.lsq import LsqQuantizer
 from halfstep.quantizers.lsq_plus import LsqPlusQuantizer
 from halfstep.quantizers.pact import PactQuantizer
+from halfstep.quantizers.qil import QilQuantizer
 from halfstep.quantizers.sat import SatQuantizer
+from halfstep.quantizers.sawb import SawbQuantizer
 from halfstep.quantizers.uniform import UniformQuantizer
 
 __all__ = [
@@ -15,11 +18,14 @@ __all__ = [
     "AbstractLearnedQuantizer",
     "AbstractQuantizer",
     "AccumulatorQuantizer",
+    "BinaryQuantizer",
     "DorefaQuantizer",
     "LsqPlusQuantizer",
     "LsqQuantizer",
     "PactQuantizer",
+    "QilQuantizer",
     "SatQuantizer",
+    "SawbQuantizer",
     "UniformQuantizer",
     "in_float",
     "quantizers",

@@ -1,4 +1,4 @@
-"""Weights between -1 and 1 by their hyperbolic tangent, and the three sets of levels they may take there.
+"""Weights between -1 and 1 by their hyperbolic tangent, and the four sets of levels they may take there.
 
     t = tanh(w) / max|tanh(w)|        q = level nearest to t        dq/dw = (1 - tanh(w)^2) / max|tanh(w)|
 
@@ -6,9 +6,11 @@ levels      of b bits                                         holds 0   grid of 
 symmetric   k / h,             k = -h .. h,  h = 2^(b-1) - 1    yes       b bits
 dorefa      2 k / R - 1,       k = 0 .. R,   R = 2^b - 1        no        b + 1 bits: -R, -R + 2 .. R
 centred     (2 k + 1) / 2^b - 1,  k = 0 .. R                    no        b + 1 bits, the same
+binary      -1, 1                    of 2 bits; else symmetric  no        2 bits: -1, 1
 
 max: of the tensor or of each channel, a constant as far as gradients are concerned; the gradient passes straight through the rounding.
 Zhou et al. 2016, "DoReFa-Net", equation 9, and Jin et al. 2020, "Towards efficient training for neural network quantization", equation 12.
+``binary`` is what ``dorefa`` would be at 1 bit, which no grid has: the wider grids of a recipe's first and last layer stay symmetric.
 Deviations: max is not differentiated (as in the code of N2D2); ``symmetric`` is not in the papers, but the only one whose codes are
 integers of b bits, since between an even number of levels that mirror each other there is no 0. For the others the zero point of the b-bit
 codes is half-way between two of them; `halfstep.quantizers.freeze` doubles the codes.
@@ -24,7 +26,7 @@ from torch import Tensor
 from halfstep.grid import Grid, Quantized
 from halfstep.quantizers.learned import rows
 
-Levels = Literal["symmetric", "dorefa", "centred"]
+Levels = Literal["symmetric", "dorefa", "centred", "binary"]
 
 
 def clamped(w: Tensor, grid: Grid) -> Tensor:
@@ -37,20 +39,34 @@ def clamped(w: Tensor, grid: Grid) -> Tensor:
 def on_levels(t: Tensor, levels: Levels, grid: Grid) -> Quantized:
     """The codes of t, with scale and zero point of the kind the grid has; dequantized they are q. Straight-through in t."""
     shape = grid.scale_shape(t.shape)
-    if levels == "symmetric":
+    if levels == "binary" and grid.bits == 2:
+        codes, scale, zero_point = signs(t, t.new_ones(())), 1.0, 0.0
+    elif levels in ("symmetric", "binary"):
         highest = float(grid.maximum)
-        codes, scale, zero_point = _Nearest.apply(t * highest, -highest, highest), 1 / highest, 0.0  # type: ignore[no-untyped-call]
+        codes, scale, zero_point = nearest(t * highest, -highest, highest), 1 / highest, 0.0
     else:
         num = grid.num_levels
         half = (grid.minimum + grid.maximum) / 2  # -1/2 on a signed grid
         step = 2 / (num - 1) if levels == "dorefa" else 2 / num
-        codes = _Nearest.apply(t / step + half, grid.minimum, grid.maximum)  # type: ignore[no-untyped-call]
+        codes = nearest(t / step + half, grid.minimum, grid.maximum)
         scale, zero_point = step, half
     return Quantized(codes, t.new_full(shape, scale), t.new_full(shape, zero_point), grid)
 
 
-class _Nearest(torch.autograd.Function):
+def nearest(x: Tensor, low: float, high: float) -> Tensor:
     """Rounded and limited; the gradient passes as if nothing had happened."""
+    found: Tensor = _Nearest.apply(x, low, high)  # type: ignore[no-untyped-call]
+    return found
+
+
+def signs(x: Tensor, slope: Tensor) -> Tensor:
+    """-1 below 0, else 1; the gradient is multiplied by ``slope``."""
+    found: Tensor = _Signs.apply(x, slope)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _Nearest(torch.autograd.Function):
+    """See `nearest`."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, low: float, high: float) -> Tensor:
@@ -59,3 +75,16 @@ class _Nearest(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         return gradients[0], None, None
+
+
+class _Signs(torch.autograd.Function):
+    """See `signs`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, slope: Tensor) -> Tensor:
+        ctx.save_for_backward(slope)
+        return torch.where(x < 0, -1.0, 1.0).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0] * ctx.saved_tensors[0], None

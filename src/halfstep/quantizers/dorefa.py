@@ -27,7 +27,7 @@ from halfstep.quantizers.learned import AbstractLearnedQuantizer
 @final
 @QUANTIZERS.register("dorefa")
 class DorefaQuantizer(AbstractLearnedQuantizer):
-    """Hyperbolic tangent and fixed levels. levels: symmetric, dorefa or centred; of the weights."""
+    """Hyperbolic tangent and fixed levels. levels: symmetric, dorefa, centred or binary; of the weights."""
 
     scale: Tensor
     zero_point: Tensor

@@ -109,6 +109,12 @@ class Positive(nn.Module):
         """The number, cut off from gradients: they are the business of the function that uses it."""
         return self.unit * self.logarithm.detach().exp()
 
+    def with_gradient(self) -> Tensor:
+        """The number, with the gradient at the top of this file: for methods that leave slopes to autograd."""
+        value = self.value
+        moved = self.logarithm / value
+        return value + (moved - moved.detach())
+
     def set(self, value: Tensor) -> None:
         """Start here; `CalibrationError` where it is not positive and finite."""
         value = value.detach().to(self.unit)

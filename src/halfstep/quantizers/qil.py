@@ -1,0 +1,108 @@
+"""QIL: the interval of weights that get codes of their own is learned, by its centre and half its width.
+
+    m = (|w| - c) / 2d + 1/2        t = sign(w) clip(m, 0, 1)^g        ŵ = u round(h t) / h
+    dŵ/dw = u g m^(g-1) / 2d        dŵ/dc = -sign(w) dŵ/dw     dŵ/dd = -(|w| - c) / d sign(w) dŵ/dw     dŵ/dg = u t ln m
+    activations:  x̂ = s round(clip(x, 0, a) / s),  s = a / p        dx̂/da = round(v) / p - v / p   inside,   1 beyond,      v = x / s
+
+c: centre, d: half the width, g: exponent, h: highest code, u: its value. What lies below c - d is pruned, what lies above c + d is clipped;
+all slopes are 0 there. a: upper end of an activation's interval, p: its highest code. Jung et al. 2019, "Learning to quantize deep
+networks by optimizing quantization intervals with task loss", equations 1 to 5. The paper names no start; both starts take the interval
+[0, h s] of the calibrated scale s, on which the codes are those of rounding to nearest.
+
+Deviations: u is h s, a constant, instead of 1, so that a trained network keeps computing what it computed (behind a batch norm it makes no
+difference). g is 1 unless ``learn_exponent`` asks for it. The parameters are logarithms (`learned.py`). m = 0 and m = 1 count as inside, as
+in `learned_step.py`. An activation's interval begins at 0 and its values keep their size: codes that begin elsewhere than at 0 are no grid
+of an integer program. The chain rule through both then gives the slope above, that of CG-PACT.
+"""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor
+
+from halfstep.grid import Grid, Quantized, quantize_affine, round_straight_through
+from halfstep.quantizers.abstract import QUANTIZERS
+from halfstep.quantizers.learned import AbstractLearnedQuantizer, Positive
+from halfstep.quantizers.pact import learned_clip
+
+_LEAST = 1e-4  # of m under an exponent: the slope of m^g has no bound at 0 where g < 1
+
+
+@final
+@QUANTIZERS.register("qil")
+class QilQuantizer(AbstractLearnedQuantizer):
+    """Learned interval. learn_exponent: whether the weights' g is learned or stays 1."""
+
+    zero_point: Tensor
+    largest: Tensor
+
+    def __init__(
+        self,
+        grid: Grid,
+        num_channels: int | None = None,
+        num_groups: int | None = None,
+        is_weight: bool = False,
+        *,
+        learn_exponent: bool = False,
+    ) -> None:
+        super().__init__(grid, num_channels, num_groups, is_weight)
+        self.learn_exponent = learn_exponent
+        self.register_buffer("zero_point", torch.zeros(self.shape()))
+        self.register_buffer("largest", torch.full(self.shape(), torch.nan))
+        self.clipping_point = None if is_weight else Positive(self.shape())
+        self.centre = Positive(self.shape()) if is_weight else None
+        self.half_width = Positive(self.shape()) if is_weight else None
+        self.exponent = Positive(self.shape()) if is_weight and learn_exponent else None
+
+    @property
+    def is_calibrated(self) -> bool:
+        """True once an interval was set."""
+        return not bool(torch.isnan(self.largest).any())
+
+    @property
+    def highest(self) -> Tensor:
+        """P, at least 1."""
+        return (self.grid.maximum - self.zero_point).clamp(min=1)
+
+    def set(self, scale: Tensor, zero_point: Tensor) -> None:
+        """Start from this grid and switch the quantizer on."""
+        self.zero_point.copy_(zero_point)
+        self.largest.copy_(scale.to(self.largest) * self.highest)
+        if self.clipping_point is not None:
+            self.clipping_point.set(self.largest)
+        for half in (self.centre, self.half_width):
+            if half is not None:
+                half.set(self.largest / 2)
+        if self.exponent is not None:
+            self.exponent.set(torch.ones_like(self.largest))
+        self.is_enabled = True
+
+    def start(self, x: Tensor) -> None:
+        """Stay on the interval of the calibrated grid."""
+
+    def quantize(self, x: Tensor) -> Quantized:
+        """``x`` on the grid."""
+        if self.clipping_point is not None:
+            return quantize_affine(x, self.clipping_point.value / self.highest, self.zero_point, self.grid)
+        codes = round_straight_through(self._transformed(x) * self.grid.maximum)
+        return Quantized(codes, self.largest / self.grid.maximum, self.zero_point, self.grid)
+
+    def simulate(self, x: Tensor) -> Tensor:
+        """The same values, with the gradients above."""
+        if self.clipping_point is not None:
+            return learned_clip(self, x, self.clipping_point, self.highest, self.zero_point, has_error=True)
+        return self.quantize(x).dequantize().to(x.dtype)
+
+    def _transformed(self, w: Tensor) -> Tensor:
+        """T of weights, between -1 and 1."""
+        assert self.centre is not None and self.half_width is not None
+        centre, half_width = (self.grid.along(p.with_gradient(), w.shape) for p in (self.centre, self.half_width))
+        sign = torch.where(w < 0, -1.0, 1.0).to(w.dtype)  # of 0 too: a weight there may go either way
+        position = (w * sign - centre) / (2 * half_width) + 0.5
+        inside = torch.clamp(position, 0, 1)  # its slope is 1 at both ends
+        if self.exponent is not None:
+            curved = inside.clamp(min=_LEAST) ** self.grid.along(self.exponent.with_gradient(), w.shape)
+            inside = torch.where(inside > 0, curved, inside)
+        return sign * inside
