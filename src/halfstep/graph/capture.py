@@ -22,10 +22,12 @@ from torch.utils import _pytree as pytree
 from halfstep.errors import DataError, ModelError
 from halfstep.graph.attention import MASKED, write_out_attention
 from halfstep.graph.check import check
+from halfstep.graph.fold import fold_constants
 from halfstep.graph.functionalize import functional_module
 from halfstep.graph.lift import lift_modules
 from halfstep.graph.names import name_nodes
-from halfstep.graph.tree import put, without_subnormals
+from halfstep.graph.normal_form import normalize
+from halfstep.graph.tree import is_sound, put, without_subnormals
 
 _TOLERANCE = 1e-4  # float32 sums in another order differ by some 1e-6 of the largest value; a missed write by far more
 
@@ -47,11 +49,11 @@ def capture(model: nn.Module | ExportedProgram, inputs: tuple[Tensor, ...]) -> G
     graph = _own_copy(program)
     lift_modules(graph)
     write_out_attention(graph)
-    graph.graph.eliminate_dead_code()
+    fold_constants(graph)
+    normalize(graph)
+    fold_constants(graph)  # what it turned
     name_nodes(graph, getattr(model, "input_names", ()))
     _describe(graph)
-    graph.delete_all_unused_submodules()
-    graph.recompile()
     graph.meta.update(batch_size=batch_size, notes=notes, normalized=[])
     check(graph)
     if isinstance(model, nn.Module):
@@ -176,12 +178,9 @@ def _copied(value: object) -> object:
 
 
 def _refuse_non_finite(state: dict[str, Tensor | nn.Parameter]) -> None:
-    """A buffer may hold minus infinity: a mask for a softmax."""
+    """A buffer may hold infinities: a mask for a softmax, bounds of a clamp."""
     for name, tensor in state.items():
-        bad = ~torch.isfinite(tensor) if tensor.is_floating_point() else torch.zeros(1, dtype=torch.bool)
-        if not isinstance(tensor, nn.Parameter):
-            bad = bad & (tensor != -torch.inf)
-        if bool(bad.any()):
+        if not is_sound(name, tensor):
             raise ModelError(f"The weights of '{name}' hold NaN or infinite values: load a sound checkpoint.")
 
 

@@ -3,7 +3,7 @@
 1. Nodes are placeholders, attributes (parameters, buffers), ATen operators, calls of batch norms, dropouts and quantizers, one output.
 2. No operator changes its arguments.
 3. Every node has a name, ``node.meta["name"]``, and no two share one.
-4. Every attribute and module a node points to exists; every floating-point attribute is finite.
+4. Every attribute and module a node points to exists; no attribute holds NaN, no parameter or statistic infinities.
 5. A quantizer stands on an edge: it has one input; a bias's quantizer refers to quantizers of the same graph.
 """
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from halfstep.errors import GraphError
+from halfstep.graph.tree import is_sound
 from halfstep.quantizers import AbstractQuantizer, AccumulatorQuantizer
 
 MODULES = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd, AbstractQuantizer)
@@ -73,5 +74,5 @@ def _check_attribute(graph: GraphModule, node: Node) -> None:
         value = getattr(value, part, None)
     if value is None:
         raise GraphError(f"'{node.meta['name']}' points to '{node.target}', which does not exist.")
-    if isinstance(value, Tensor) and value.is_floating_point() and not bool(torch.isfinite(value).all()):
+    if isinstance(value, Tensor) and not is_sound(str(node.target), value):
         raise GraphError(f"'{node.target}' holds NaN or infinite values.")

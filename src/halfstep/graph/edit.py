@@ -51,9 +51,16 @@ def insert_quantizer(
 
 
 def finish(graph: GraphModule) -> GraphModule:
-    """Drop what nothing uses any more and regenerate the code."""
+    """Drop what nothing uses any more, tensors included, and regenerate the code."""
     graph.graph.eliminate_dead_code()
     graph.delete_all_unused_submodules()
+    read = {str(node.target) for node in graph.graph.nodes if node.op == "get_attr"}
+    called = [graph.get_submodule(str(node.target)) for node in graph.graph.nodes if node.op == "call_module"]
+    whole = {id(part) for module in called for part in module.modules()}
+    for path, module in graph.named_modules():
+        if id(module) not in whole:
+            for name in [name for name in (*module._parameters, *module._buffers) if f"{path}.{name}".removeprefix(".") not in read]:
+                delattr(module, name)
     graph.recompile()
     return graph
 

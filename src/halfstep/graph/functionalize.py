@@ -16,7 +16,9 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 
 from halfstep.errors import ModelError
+from halfstep.graph.inline import inline_regions
 
+_CHECKS = ("aten._assert_tensor_metadata.default",)  # compute nothing
 # Operators whose schema promises a new tensor although they may return their input.
 _RETURN_THEIR_INPUT = ("reshape", "dropout", "feature_dropout", "alpha_dropout", "contiguous", "to")
 
@@ -39,10 +41,11 @@ def _unguarded(program: ExportedProgram) -> GraphModule:
     A view demands one order of the values in memory; reshape gives the same values in any.
     """
     module: GraphModule = program.module()
+    inline_regions(module)
     for node in list(module.graph.nodes):
         if node.target is torch.ops.aten.view.default:
             node.target = torch.ops.aten.reshape.default
-        if node.op == "call_module" and node.target == "_guards_fn":
+        if (node.op == "call_module" and node.target == "_guards_fn") or str(node.target) in _CHECKS:
             module.graph.erase_node(node)
     return module
 

@@ -59,15 +59,18 @@ _NAMES: dict[Role, str] = {
     Role.CLIP: "relu relu6 hardtanh clamp clamp_min clip",
     Role.PASS: (
         "max_pool1d max_pool2d max_pool3d adaptive_max_pool2d view reshape flatten unflatten squeeze unsqueeze permute transpose t "
-        "movedim slice select index_select narrow chunk split split_with_sizes tensor_split unbind getitem expand repeat contiguous clone "
-        "alias detach pad constant_pad_nd pixel_shuffle pixel_unshuffle channel_shuffle upsample_nearest1d upsample_nearest2d "
-        "upsample_nearest3d flip roll Dropout Dropout1d Dropout2d Dropout3d dropout"
+        "view_as reshape_as _unsafe_view swapaxes mT numpy_T movedim slice select index index_select gather narrow chunk split "
+        "split_with_sizes tensor_split unbind getitem expand expand_as broadcast_to repeat repeat_interleave contiguous clone "
+        "im2col unfold alias detach pad constant_pad_nd pixel_shuffle pixel_unshuffle channel_shuffle upsample_nearest1d "
+        "upsample_nearest2d upsample_nearest3d flip roll Dropout Dropout1d Dropout2d Dropout3d dropout"
     ),
     Role.FLOAT: (
         "sigmoid tanh silu gelu elu selu celu leaky_relu prelu hardswish hardsigmoid hardshrink softplus mish exp log sqrt rsqrt pow "
         "div neg abs sin cos erf reciprocal softmax log_softmax layer_norm group_norm instance_norm rms_norm local_response_norm "
         "batch_norm BatchNorm1d BatchNorm2d BatchNorm3d sum max min amax amin argmax upsample_bilinear2d embedding "
-        "scaled_dot_product_attention where minimum masked_fill gt lt ge le eq ne"
+        "scaled_dot_product_attention where minimum maximum masked_fill gt lt ge le eq ne linalg_vector_norm square var std "
+        "cumsum einsum upsample_linear1d upsample_bicubic2d upsample_trilinear3d log1p log_sigmoid sign floor ceil round rsub "
+        "to type_as _to_copy col2im slice_scatter select_scatter copy lstm gru grid_sampler baddbmm addmm addcmul"
     ),
     Role.SHAPE: "sym_size sym_numel mul floordiv truediv arange ones zeros full scalar_tensor",
 }

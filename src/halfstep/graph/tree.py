@@ -13,6 +13,8 @@ def put(root: nn.Module, path: str, value: object) -> None:
         if not hasattr(root, part):
             root.add_module(part, nn.Module())
         root = getattr(root, part)
+    if leaf in root._parameters or leaf in root._buffers:  # one may take the other's place
+        delattr(root, leaf)
     if isinstance(value, nn.Parameter):
         root.register_parameter(leaf, value)
     elif isinstance(value, Tensor):
@@ -30,3 +32,11 @@ def without_subnormals(x: Tensor) -> Tensor:
     if not x.is_floating_point():
         return x
     return torch.where(x.abs() < torch.finfo(x.dtype).tiny, torch.zeros_like(x), x)
+
+
+def is_sound(path: str, x: Tensor) -> bool:
+    """Whether a stored tensor may be part of a network: finite, or a buffer of bounds or hidden places that holds infinities."""
+    if not x.is_floating_point():
+        return True
+    may_be_infinite = not isinstance(x, nn.Parameter) and not path.endswith(("running_mean", "running_var"))
+    return not bool(torch.isnan(x).any()) if may_be_infinite else bool(torch.isfinite(x).all())

@@ -54,9 +54,11 @@ def _moved(start: tuple[str, tuple[str, ...], str], index: Tensor, value: Value)
 def _indices(lowering: Lowering, node: Node, source: Node, x: Value) -> Tensor:
     """For every output code of one sample, in row-major order, the place of its input code; int64 [size]."""
     batch_size, shape = lowering.batch_size, lowering.seen.shapes[source]
-    places = torch.arange(x.size * batch_size, dtype=torch.float64).view(batch_size, -1)
+    places = torch.arange(1, x.size * batch_size + 1, dtype=torch.float64).view(batch_size, -1)
     moved = lowering.seen.evaluate(node, {source: lowering.layout(source).from_samples(places, shape)})
-    samples = lowering.layout(node).to_samples(moved).reshape(batch_size, -1).long()
+    samples = lowering.layout(node).to_samples(moved).reshape(batch_size, -1).long() - 1
+    if bool((samples < 0).any()):
+        raise NoIntegerFormError("it adds zeros while it moves codes")
     offsets = (torch.arange(batch_size) * x.size)[:, None]
     if not torch.equal(samples, samples[:1] + offsets):
         raise NoIntegerFormError("it moves codes from sample to sample")

@@ -14,8 +14,8 @@ from halfstep.graph.operators import argument
 from halfstep.integer.lower.layout import Layout, find_layout
 
 _MOVES = (
-    "view reshape flatten unflatten permute transpose t movedim expand repeat squeeze unsqueeze select index_select getitem roll flip "
-    "slice narrow contiguous clone alias detach"
+    "view view_as reshape reshape_as flatten unflatten permute transpose swapaxes t mT numpy_T movedim expand expand_as broadcast_to "
+    "repeat repeat_interleave squeeze unsqueeze select index_select getitem roll flip slice narrow contiguous clone alias detach"
 )
 _MAY_MOVE_THE_BATCH = frozenset(_MOVES.split())
 _SPLITS = ("chunk", "split", "split_with_sizes", "tensor_split", "unbind")

@@ -1,0 +1,106 @@
+"""One spelling for what PyTorch can say in several ways: the same result, and the operators that later tables know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import halfstep as hs
+import zoo
+from halfstep.graph.capture import capture
+from halfstep.graph.names import operator_name
+from halfstep.graph.operators import weighted_layers
+from halfstep.graph.run import run
+from halfstep.quantizers import UniformQuantizer
+
+
+class Stored(nn.Module):
+    """A function of the input and a stored matrix [4, 6] and vector [6]."""
+
+    def __init__(self, function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+        self.matrix, self.vector = nn.Parameter(torch.randn(4, 6)), nn.Parameter(torch.randn(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x, self.matrix, self.vector)
+
+
+CASES: list[tuple[Callable[[Tensor, Tensor, Tensor], Tensor], list[str]]] = [
+    (lambda x, w, b: x @ w, ["linear"]),
+    (lambda x, w, b: x[:, 0].mm(w), ["select", "linear"]),
+    (lambda x, w, b: torch.addmm(b, x[:, 0], w), ["select", "linear"]),
+    (lambda x, w, b: torch.addmm(b, x[:, 0], w, beta=2), ["select", "addmm"]),
+    (lambda x, w, b: w.T @ x.mT, ["mT", "matmul"]),
+    (lambda x, w, b: torch.stack([x, x.relu()], -2), ["relu", "unsqueeze", "unsqueeze", "cat"]),
+    (lambda x, w, b: x - x.relu(), ["relu", "add"]),
+    (lambda x, w, b: x - 1, ["sub"]),
+    (lambda x, w, b: torch.addcmul(x, x, x.relu(), value=-3), ["relu", "mul", "add"]),
+    (lambda x, w, b: (0 + x + 0) * 1, []),
+    (lambda x, w, b: x.to(torch.float32).relu(), ["relu"]),
+    (lambda x, w, b: (x > 0).to(torch.float32), ["gt", "to"]),
+    (lambda x, w, b: x.round().int() + 0, ["round", "to"]),
+]
+
+
+@pytest.mark.parametrize(("function", "operators"), CASES, ids=[str(index) for index in range(len(CASES))])
+def test_the_form_is_normal_and_the_result_the_same(function: Callable[[Tensor, Tensor, Tensor], Tensor], operators: list[str]) -> None:
+    network, x = Stored(function), torch.randn(3, 5, 4)
+    graph = capture(network, (x,))
+    found = [operator_name(node) for node in graph.graph.nodes if node.op == "call_function" and operator_name(node) != "sym_size"]
+    assert found == operators
+    assert zoo.relative(run(graph, (x,)).float(), network(x).detach().float()) <= 1e-6
+
+
+def test_a_product_with_a_stored_matrix_has_a_scale_for_each_output() -> None:
+    network, x = Stored(lambda x, w, b: x @ w), torch.randn(8, 5, 4)
+    (layer,) = weighted_layers(hs.quantize(network, x).model)
+    quantizer = layer.node.graph.owning_module.get_submodule(str(layer.weight.target))  # type: ignore[union-attr]
+    assert isinstance(quantizer, UniformQuantizer) and quantizer.scale.numel() == 6
+    assert layer.weight.args[0].target == "matrix"  # type: ignore[union-attr]
+
+
+def test_regions_are_taken_apart() -> None:
+    class Regions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                y = self.fc(x)
+            with torch.autocast("cpu", enabled=False):
+                z = y.relu() + x
+            return z * 2
+
+    network, x = Regions(), torch.randn(3, 4)
+    graph = capture(network, (x,))
+    assert [operator_name(node) for node in graph.graph.nodes if node.op == "call_function"] == ["linear", "relu", "add", "mul"]
+    assert zoo.relative(run(graph, (x,)), network(x).detach()) <= 1e-6
+
+
+def test_a_region_of_another_precision_is_refused() -> None:
+    class Half(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16):
+                return x @ x.mT
+
+    with pytest.raises(hs.HalfstepError, match=r"autocast in torch\.bfloat16"):
+        capture(Half(), (torch.randn(3, 4, 4),))
+
+
+def test_a_clamp_may_have_infinite_bounds() -> None:
+    class Bounded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("low", torch.tensor(-torch.inf))
+            self.register_buffer("high", torch.tensor(torch.inf))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.clamp(x, self.low, self.high) * 2
+
+    x = torch.randn(3, 4)
+    assert torch.equal(run(capture(Bounded(), (x,)), (x,)), x * 2)
