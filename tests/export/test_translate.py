@@ -13,13 +13,14 @@ from halfstep.export.mark import mark
 from halfstep.export.rewrite import rewrite
 from halfstep.export.session import open_session, run_session
 from halfstep.export.torch_exporter import translate_with_torch
-from halfstep.export.translate import TRANSLATIONS, Untranslatable, output_name, translate
+from halfstep.export.translate import TRANSLATIONS, output_name, translate
+from halfstep.export.translation.writer import Untranslatable
 from halfstep.graph.capture import capture
 
 DIRECT = [
     "conv_bn_relu", "residual", "shared", "in_place", "depthwise", "transposed", "linear_bn", "concat", "option_a", "squeeze_excite",
     "dropout", "two_inputs", "dict_output", "tuple_output", "view_flatten", "bn_first", "bn_twice", "conv1d", "conv3d", "scalars",
-    "ends_in_conv", "ends_in_average", "bias_free", "dead_channel", "large_bias",
+    "ends_in_conv", "ends_in_average", "bias_free", "dead_channel", "large_bias", "float_operators", "paddings",
 ]  # fmt: skip
 COMPARED = ["residual", "transposed", "concat", "option_a", "squeeze_excite", "dict_output", "conv1d"]
 
@@ -51,10 +52,13 @@ def test_both_ways_are_equal(name: str) -> None:
         assert zoo.relative(first, second) <= 1e-5
 
 
-@pytest.mark.parametrize("name", ["float_operators", "paddings"])
-def test_anything_else_is_left_to_pytorchs_exporter(name: str) -> None:
-    with pytest.raises(Untranslatable):
-        translate(mark(zoo.captured(name)).graph)
+def test_anything_else_is_left_to_pytorchs_exporter() -> None:
+    class Windows(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.unfold(2, 3, 2).amax(-1)
+
+    with pytest.raises(Untranslatable, match="unfold"):
+        translate(mark(capture(Windows(), (torch.ones(2, 3, 9),))).graph)
 
 
 class _Pools(nn.Module):

@@ -15,7 +15,8 @@ from torch.fx import GraphModule
 from halfstep.export.groups import store_groups
 from halfstep.export.mark import mark
 from halfstep.export.rewrite import rewrite
-from halfstep.export.translate import Untranslatable, translate
+from halfstep.export.translate import translate
+from halfstep.export.translation.writer import Untranslatable
 from halfstep.export.verify import verify
 from halfstep.files import atomic_path
 from halfstep.report.record import ExportCheck

@@ -19,7 +19,8 @@ from torch.utils import _pytree as pytree
 
 from halfstep.errors import ExportError
 from halfstep.export.mark import DOMAIN
-from halfstep.export.translate import OPSET, output_name
+from halfstep.export.translate import output_name
+from halfstep.export.translation.writer import OPSET
 
 
 def translate_with_torch(graph: GraphModule, samples: tuple[Tensor, ...]) -> ir.Model:

@@ -12,7 +12,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from halfstep.export.translate import OPSET, output_name
+from halfstep.export.translate import output_name
+from halfstep.export.translation.writer import OPSET
 from halfstep.integer.program import IntegerProgram
 from halfstep.integer.value import Value
 

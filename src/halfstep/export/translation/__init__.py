@@ -1,0 +1,1 @@
+"""How each ATen operator is written in ONNX: one table a family."""
