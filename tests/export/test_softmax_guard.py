@@ -1,0 +1,37 @@
+"""Attention that looks at everything alike: the codes of its softmax are right in ONNX Runtime, and others keep the integer kernel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+import halfstep as hs
+from halfstep.export.session import executed_operators
+
+
+class Weighted(nn.Module):
+    """A softmax over 32 places of products with a matrix of the given size of entries, and what it weighs."""
+
+    def __init__(self, size: float) -> None:
+        super().__init__()
+        self.scores, self.values = nn.Linear(16, 32), nn.Linear(32, 4)
+        with torch.no_grad():
+            self.scores.weight.mul_(size)
+            self.scores.bias.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.values(self.scores(x).softmax(-1))
+
+
+@pytest.mark.parametrize(("size", "is_guarded"), [(0.01, True), (4.0, False), (40.0, False)])
+def test_a_softmax_is_right_at_every_scale(size: float, is_guarded: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    path = tmp_path / "softmax.onnx"
+    check = hs.export.onnx(hs.quantize(Weighted(size), torch.randn(32, 6, 16)), path)
+    assert check.max_code_difference <= 1
+    assert ("Max" in [node.op_type for node in onnx.load(path).graph.node]) is is_guarded
+    assert ("QLinearSoftmax" in executed_operators(path)) is not is_guarded
