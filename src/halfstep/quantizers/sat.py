@@ -35,7 +35,7 @@ Rescale = Literal["std", "constant", "none"]
 @final
 @QUANTIZERS.register("sat")
 class SatQuantizer(AbstractLearnedQuantizer):
-    """Scale-adjusted training. levels: symmetric, dorefa, centred or binary. rescale: c of the weights. clip: where a starts, if not calibrated."""
+    """Scale-adjusted training. levels: symmetric, dorefa, centred, binary. rescale: c of weights. clip: start of a, if not calibrated."""
 
     zero_point: Tensor
 
