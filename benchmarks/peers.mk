@@ -25,7 +25,7 @@ bench-nncf-env: $(NNCF_VENV)/.complete
 $(NNCF_VENV)/.complete: $(PEER_CONSTRAINTS)nncf.txt
 	$(PEER_PYTHON) -m venv $(NNCF_VENV)
 	$(NNCF_VENV)/bin/python -m pip install --quiet $(PEER_PIP_FLAGS) --constraint $< \
-		nncf torch onnx onnxruntime onnxscript safetensors torchao
+		nncf torch onnx onnxruntime onnxscript pillow safetensors torchao
 	$(NNCF_VENV)/bin/python -c "import nncf, onnx, onnxruntime, torch, torchao"
 	NNCF_CI=1 NNCF_EXTENSION_LOAD_TIMEOUT=0 $(NNCF_VENV)/bin/python -c \
 		"from nncf.torch.quantization.extensions import QuantizedFunctionsCPU; QuantizedFunctionsCPU.get('Quantize_forward')"
