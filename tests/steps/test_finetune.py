@@ -111,6 +111,7 @@ def test_a_result_is_trained_from_where_it_stands() -> None:
         {"weights": {"sat": {"levels": "centred"}}, "activations": "pact"},
         {"weights": "dorefa", "activations": "lsq_plus"},
         {"weights": {"qil": {"learn_exponent": True}}, "activations": "qil"},
+        {"damping": 0.01, "msqe": 0.1},
     ],
     ids="-".join,
 )
@@ -120,6 +121,25 @@ def test_every_option_trains_to_something_that_lowers(options: dict[str, object]
     hs.lower(found)
     assert found.record.program is not None
     assert all(operator.num_differing == 0 for operator in found.record.program.operators)
+
+
+def test_zeros_of_a_pruned_network_stay() -> None:
+    model = digits_network()
+    pruned = {}
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1:
+                parameter[parameter.abs() < parameter.abs().median()] = 0
+                pruned[name] = parameter == 0
+    fine = {**TRAINED, "scheme": {"weights": {"type": "int8"}, "activations": {"type": "uint8", "symmetric": False}}}
+    recipe = hs.Recipe.parse(fine).with_step("finetune", {"keep_zeros": True, "epochs": 1, "learning_rate": 0.2})
+    found = dict(hs.finetune(model, digits("calibration"), recipe).model.named_parameters())
+    free = dict(hs.finetune(model, digits("calibration"), recipe.with_step("finetune", {"keep_zeros": False})).model.named_parameters())
+    assert len(pruned) > 2
+    assert all(not found[name][mask].any() and found[name][~mask].any() for name, mask in pruned.items())
+    assert any(bool(free[name][mask].any()) for name, mask in pruned.items())
+    with pytest.raises(RecipeError, match="'dorefa' has no level at 0"):
+        hs.finetune(model, digits("calibration"), recipe.with_step("finetune", {"weights": {"dorefa": {"levels": "dorefa"}}}))
 
 
 def test_data_without_labels_are_trained_on_by_the_float_networks_answers() -> None:

@@ -33,6 +33,7 @@ from halfstep.steps.training.feed import Feed
 from halfstep.steps.training.loop import Plan, Precision, Watch, train
 from halfstep.steps.training.loss import Loss
 from halfstep.steps.training.optimizer import OptimizerKind, Rates
+from halfstep.steps.training.regularizer import Regularization
 from halfstep.steps.training.trainable import NormKind, Setup, Start, StartWeights, Trainable, make_trainable
 from halfstep.steps.training.write_back import write_back
 
@@ -49,7 +50,9 @@ class Finetune(AbstractStep):
     which rates rise; they fall in half a cosine wave after that. average: e of the moving average of the parameters that is kept in the
     end; 0 for none. distillation: share of the float network's answers in the loss, the rest being labels; 1 for data without labels.
     temperature: T. flip, shift: whether images are mirrored at random, and by how many pixels they are moved at most. precision: of the
-    layers while training. checkpoint_minutes: how often the state is kept, where the run has a place for it.
+    layers while training. damping: how strongly weights are pulled to their codes towards the end. msqe: share of a learned pull on the
+    error of the weights. keep_zeros: whether weights that are 0 in the float network stay so. checkpoint_minutes: how often the
+    state is kept, where the run has a place for it.
     """
 
     quantizes: ClassVar[bool] = True
@@ -72,6 +75,9 @@ class Finetune(AbstractStep):
     flip: bool = False
     shift: int = Field(default=0, ge=0)
     precision: Precision = "no"
+    damping: float = Field(default=0.0, ge=0)
+    msqe: float = Field(default=0.0, ge=0)
+    keep_zeros: bool = False
     checkpoint_minutes: float = Field(default=10.0, ge=0)
 
     def full_spec(self) -> Spec:
@@ -131,7 +137,9 @@ class Finetune(AbstractStep):
         has_labels = next(context.training.batches(1, 1)).labels is not None
         if not has_labels and self.distillation < 1:
             context.notes.append(f"{context.training.name} has no labels: only the float network's answers were trained on.")
-        return Plan(self.epochs, rates, Loss(self.distillation if has_labels else 1.0, self.temperature), self.average, self.precision)
+        loss = Loss(self.distillation if has_labels else 1.0, self.temperature)
+        pull = Regularization(self.damping, self.msqe)
+        return Plan(self.epochs, rates, loss, self.average, self.precision, pull, self.keep_zeros)
 
     def _watch(self, context: Context) -> Watch:
         return Watch(

@@ -28,8 +28,10 @@ from halfstep.steps.training.diagnosis import first_broken
 from halfstep.steps.training.feed import Feed
 from halfstep.steps.training.loss import Loss
 from halfstep.steps.training.optimizer import Rates, make_optimizers, set_rates
+from halfstep.steps.training.regularizer import Regularization, Regularizer
 from halfstep.steps.training.state import State
 from halfstep.steps.training.trainable import Trainable
+from halfstep.steps.training.zeros import Zeros
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -39,13 +41,17 @@ Precision = Literal["no", "bf16", "fp16"]
 
 @dataclass(frozen=True)
 class Plan:
-    """epochs: may be a part of one. average: e. precision: of the layers while they train; parameters stay float32."""
+    """epochs: may be a part of one. average: e. precision: of the layers while they train; parameters stay float32. keep_zeros: whether
+    weights that are 0 in the float network stay so.
+    """
 
     epochs: float
     rates: Rates
     loss: Loss
     average: float
     precision: Precision
+    regularization: Regularization
+    keep_zeros: bool
 
 
 @dataclass(frozen=True)
@@ -87,7 +93,11 @@ class _Training:
         self.trainable, self.feed, self.plan, self.watch = trainable, feed, plan, watch
         self.accelerator = _accelerator(plan.precision)
         self.teacher = teacher.to(self.accelerator.device).eval() if plan.loss.asks_teacher else None
+        self.regularizer = trainable.regularizer = Regularizer(trainable.network, plan.regularization)
         trainable.to(self.accelerator.device)
+        self.zeros = Zeros(trainable.network, teacher) if plan.keep_zeros else None
+        if self.zeros is not None:
+            self.zeros.restore()
         optimizers = make_optimizers(trainable, plan.rates)
         average = [p.detach().clone() for p in trainable.parameters()] if plan.average else []
         self.state = State(trainable, optimizers, average)
@@ -130,7 +140,7 @@ class _Training:
         self.model.train()
         set_rates(self.state.optimizers, step, self.num_steps, self.plan.rates.warm_up)
         taught = self._taught(inputs)
-        loss = self.plan.loss(self.model(*inputs), taught, labels)
+        loss = self.plan.loss(self.model(*inputs), taught, labels) + self.regularizer(step / self.num_steps)
         value = float(self.accelerator.reduce(loss.detach(), "mean"))
         if not math.isfinite(value):
             raise self._broken(inputs, value)
@@ -139,6 +149,8 @@ class _Training:
         self.accelerator.backward(loss)
         for optimizer in self.optimizers:
             optimizer.step()
+        if self.zeros is not None:
+            self.zeros.restore()
         self.state.losses.append(value)
         if self.state.average:
             torch._foreach_lerp_(self.state.average, [p.detach() for p in self.trainable.parameters()], 1 - self.plan.average)
