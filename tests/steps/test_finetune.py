@@ -111,6 +111,7 @@ def test_a_result_is_trained_from_where_it_stands() -> None:
         {"weights": {"sat": {"levels": "centred"}}, "activations": "pact"},
         {"weights": "dorefa", "activations": "lsq_plus"},
         {"weights": {"qil": {"learn_exponent": True}}, "activations": "qil"},
+        {"weights": {"nice": {"noise": 0.2}}, "activations": "nice"},
         {"damping": 0.01, "msqe": 0.1},
     ],
     ids="-".join,

@@ -7,6 +7,7 @@ from halfstep.quantizers.dorefa import DorefaQuantizer
 from halfstep.quantizers.learned import AbstractLearnedQuantizer
 from halfstep.quantizers.lsq import LsqQuantizer
 from halfstep.quantizers.lsq_plus import LsqPlusQuantizer
+from halfstep.quantizers.nice import NiceQuantizer
 from halfstep.quantizers.pact import PactQuantizer
 from halfstep.quantizers.qil import QilQuantizer
 from halfstep.quantizers.sat import SatQuantizer
@@ -22,6 +23,7 @@ __all__ = [
     "DorefaQuantizer",
     "LsqPlusQuantizer",
     "LsqQuantizer",
+    "NiceQuantizer",
     "PactQuantizer",
     "QilQuantizer",
     "SatQuantizer",

@@ -52,6 +52,11 @@ class AbstractLearnedQuantizer(AbstractQuantizer):
     def start(self, x: Tensor) -> None:
         """Start as the paper does, from the values on the edge: a weight, or the first batch of an activation. `set` comes before it."""
 
+    def follow(self, done: float, index: int, count: int) -> None:
+        """Told before every step of a training run: the share of it that is done, and that this is quantizer ``index`` of ``count``, in
+        the order of computation. Most methods do not care.
+        """
+
     @classmethod
     def option_names(cls) -> list[str]:
         """What a recipe may write behind the method's name."""

@@ -30,7 +30,7 @@ from halfstep.steps.training.loss import Loss
 from halfstep.steps.training.optimizer import Rates, make_optimizers, set_rates
 from halfstep.steps.training.regularizer import Regularization, Regularizer
 from halfstep.steps.training.state import State
-from halfstep.steps.training.trainable import Trainable
+from halfstep.steps.training.trainable import Trainable, learned_in_order
 from halfstep.steps.training.zeros import Zeros
 
 if TYPE_CHECKING:
@@ -105,6 +105,7 @@ class _Training:
         self.per_epoch = feed.num_batches()
         self.num_steps = max(1, round(plan.epochs * self.per_epoch))
         self.accuracies: list[float] = []
+        self.quantizers = learned_in_order(trainable.network)
 
     def run(self) -> None:
         """All steps that are left, then the averages in place of the parameters."""
@@ -139,6 +140,8 @@ class _Training:
         labels = None if batch.labels is None else batch.labels.to(device)
         self.model.train()
         set_rates(self.state.optimizers, step, self.num_steps, self.plan.rates.warm_up)
+        for index, quantizer in enumerate(self.quantizers):
+            quantizer.follow(step / self.num_steps, index, len(self.quantizers))
         taught = self._taught(inputs)
         loss = self.plan.loss(self.model(*inputs), taught, labels) + self.regularizer(step / self.num_steps)
         value = float(self.accelerator.reduce(loss.detach(), "mean"))

@@ -128,6 +128,12 @@ def _drop_quantizers_that_repeat(network: GraphModule) -> None:
         seen.add(str(node.target))
 
 
+def learned_in_order(network: GraphModule) -> list[AbstractLearnedQuantizer]:
+    """Its learned quantizers in the order of computation."""
+    found = [quantizer_of(node) for node in network.graph.nodes]
+    return list(dict.fromkeys(quantizer for quantizer in found if isinstance(quantizer, AbstractLearnedQuantizer)))
+
+
 def is_stored_weight(node: Node) -> bool:
     """Whether a quantizer node stands between a parameter and a layer that multiplies by it."""
     return is_weight_edge(node) and behind_quantizer(node).op == "get_attr"
