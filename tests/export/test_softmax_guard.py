@@ -27,11 +27,19 @@ class Weighted(nn.Module):
         return self.values(self.scores(x).softmax(-1))
 
 
+class Turned(Weighted):
+    """The same, with the grid behind a transposition."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.values(self.scores(x).unflatten(1, (2, 3)).softmax(-1).transpose(1, 2))
+
+
+@pytest.mark.parametrize("network", [Weighted, Turned])
 @pytest.mark.parametrize(("size", "is_guarded"), [(0.01, True), (4.0, False), (40.0, False)])
-def test_a_softmax_is_right_at_every_scale(size: float, is_guarded: bool, tmp_path: Path) -> None:
+def test_a_softmax_is_right_at_every_scale(network: type[Weighted], size: float, is_guarded: bool, tmp_path: Path) -> None:
     torch.manual_seed(0)
     path = tmp_path / "softmax.onnx"
-    check = hs.export.onnx(hs.quantize(Weighted(size), torch.randn(32, 6, 16)), path)
+    check = hs.export.onnx(hs.quantize(network(size), torch.randn(32, 6, 16)), path)
     assert check.max_code_difference <= 1
     assert ("Max" in [node.op_type for node in onnx.load(path).graph.node]) is is_guarded
     assert ("QLinearSoftmax" in executed_operators(path)) is not is_guarded

@@ -16,6 +16,7 @@ from halfstep.export.nodes import initializer, insert
 
 _LARGEST_FACTOR = 128  # c / n
 _FEWEST = 2  # values of a row whose length the file does not say
+_MOVING = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Slice", "Identity")
 _LEAST = np.finfo(np.float32).min
 
 
@@ -23,12 +24,18 @@ def guard_softmax(graph: ir.Graph) -> None:
     """Put a Max in front of every softmax whose result has too small a scale, in place."""
     for node in list(graph):
         source = node.inputs[0].producer() if node.op_type == "Softmax" and node.inputs[0] is not None else None
-        readers = [use.node for use in node.outputs[0].uses()]
+        readers = _readers(node)
         if source is None or source.op_type != "DequantizeLinear" or not any(_has_small_scale(reader, node) for reader in readers):
             continue
         least = initializer(graph, "least_float", np.array(_LEAST, np.float32))
         name = f"{node.outputs[0].name}.guarded"
         node.replace_input_with(0, insert(graph, node, "Max", [node.inputs[0], least], name, ir.DataType.FLOAT))
+
+
+def _readers(node: ir.Node) -> list[ir.Node]:
+    """Who reads the node's result, as it is or moved: ONNX Runtime takes a QuantizeLinear in front of what moves."""
+    direct = [use.node for use in node.outputs[0].uses()]
+    return [found for reader in direct for found in (_readers(reader) if reader.op_type in _MOVING else [reader])]
 
 
 def _has_small_scale(reader: ir.Node, softmax: ir.Node) -> bool:
