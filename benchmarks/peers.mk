@@ -1,6 +1,6 @@
 # Environments of the tools that the benchmarks run beside halfstep: one virtual environment a tool, so that their requirements
 # never meet halfstep's. Included by the main Makefile; every command runs from the project root.
-#   make bench-nncf-env                                      .venv-nncf (also bench-{aimet,brevitas,mct,aidge,openvino}-env)
+#   make bench-nncf-env                                      .venv-nncf (also bench-{aimet,brevitas,mct,aidge,minilm,openvino,coverage}-env)
 #   make bench-nncf-env NNCF_VENV=/some/folder               elsewhere; tell the benchmark with --venv nncf=/some/folder
 #   make bench-nncf-env PEER_PIP_FLAGS="--extra-index-url …"   e.g. an index that holds CPU-only torch wheels
 # ONNX Runtime's own quantizer needs no environment: it is part of onnxruntime, which halfstep's environment already has.
@@ -13,12 +13,13 @@ MCT_VENV ?= .venv-mct
 AIDGE_VENV ?= .venv-aidge
 MINILM_VENV ?= .venv-minilm
 OPENVINO_VENV ?= .venv-openvino
+COVERAGE_VENV ?= .venv-coverage
 PEER_CONSTRAINTS := benchmarks/constraints-
+PEER_ENVS := $(foreach peer,nncf aimet brevitas mct aidge minilm openvino coverage,bench-$(peer)-env)
 
-.PHONY: bench-nncf-env bench-aimet-env bench-brevitas-env bench-mct-env bench-aidge-env bench-minilm-env bench-openvino-env \
-	bench-peer-envs bench-clean-envs
+.PHONY: $(PEER_ENVS) bench-peer-envs bench-clean-envs
 
-bench-peer-envs: bench-nncf-env bench-aimet-env bench-brevitas-env bench-mct-env bench-aidge-env bench-minilm-env bench-openvino-env
+bench-peer-envs: $(PEER_ENVS)
 
 bench-nncf-env: $(NNCF_VENV)/.complete
 
@@ -87,5 +88,15 @@ $(OPENVINO_VENV)/.complete: $(PEER_CONSTRAINTS)openvino.txt
 	$(OPENVINO_VENV)/bin/python -c "import onnxruntime, openvino"
 	touch $@
 
+# No peer: halfstep itself, and the libraries whose networks the coverage benchmark tries.
+bench-coverage-env: $(COVERAGE_VENV)/.complete
+
+$(COVERAGE_VENV)/.complete: $(PEER_CONSTRAINTS)coverage.txt constraints.txt pyproject.toml
+	$(PEER_PYTHON) -m venv $(COVERAGE_VENV)
+	$(COVERAGE_VENV)/bin/python -m pip install --quiet $(PEER_PIP_FLAGS) --constraint $< --constraint constraints.txt \
+		timm torchvision transformers --editable .
+	PYTHONPATH=benchmarks $(COVERAGE_VENV)/bin/python -c "$(STUB); import halfstep, timm, torchvision, transformers"
+	touch $@
+
 bench-clean-envs:
-	rm -rf $(NNCF_VENV) $(AIMET_VENV) $(BREVITAS_VENV) $(MCT_VENV) $(AIDGE_VENV) $(MINILM_VENV) $(OPENVINO_VENV)
+	rm -rf $(NNCF_VENV) $(AIMET_VENV) $(BREVITAS_VENV) $(MCT_VENV) $(AIDGE_VENV) $(MINILM_VENV) $(OPENVINO_VENV) $(COVERAGE_VENV)

@@ -10,6 +10,7 @@ INTEGER_FLAGS = ("avx2", "avx512f", "avx512bw", "avx512_vnni", "avx_vnni", "avx_
 PACKAGES = (
     *("halfstep", "torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "numpy", "numba", "safetensors"),
     *("nncf", "openvino", "aimet-torch", "brevitas", "model-compression-toolkit"),
+    *("timm", "torchvision", "transformers"),
     *("aidge_core", "aidge_quantization", "aidge_backend_cpu", "aidge_onnx"),
 )
 _LIST_VERSIONS = """

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 OWN = "halfstep"  # the environment that the benchmark itself runs in
 NNCF, AIMET, BREVITAS, MCT, AIDGE, OPENVINO = "nncf", "aimet", "brevitas", "mct", "aidge", "openvino"
 MINILM = "minilm"  # halfstep itself, transformers and the sentence encoder
-INSTALL = {OWN: "make bench"} | {peer: f"make bench-{peer}-env" for peer in (NNCF, AIMET, BREVITAS, MCT, AIDGE, OPENVINO, MINILM)}
+COVERAGE = "coverage"  # halfstep itself, and the libraries whose networks it is tried on
+INSTALL = {OWN: "make bench"} | {peer: f"make bench-{peer}-env" for peer in (NNCF, AIMET, BREVITAS, MCT, AIDGE, OPENVINO, MINILM, COVERAGE)}
 
 
 @dataclass(frozen=True)
