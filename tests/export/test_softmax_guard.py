@@ -35,9 +35,11 @@ class Turned(Weighted):
 
 
 @pytest.mark.parametrize("network", [Weighted, Turned])
-@pytest.mark.parametrize(("size", "is_guarded"), [(0.01, True), (4.0, False), (40.0, False)])
-def test_a_softmax_is_right_at_every_scale(network: type[Weighted], size: float, is_guarded: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [0.01, 4.0, 40.0])
+def test_a_softmax_is_right_at_every_scale(network: type[Weighted], size: float, tmp_path: Path) -> None:
+    """A grid right behind it is always 1 / 255; one behind a transposition is fitted to what is there."""
     torch.manual_seed(0)
+    is_guarded = network is Turned and size == 0.01
     path = tmp_path / "softmax.onnx"
     check = hs.export.onnx(hs.quantize(network(size), torch.randn(32, 6, 16)), path)
     assert check.max_code_difference <= 1

@@ -82,10 +82,9 @@ def test_infinite_masks_become_finite(is_buffer: bool) -> None:
     assert all(bool(torch.isfinite(buffer).all()) for buffer in graph.buffers())
 
 
-@pytest.mark.parametrize("value", [math.inf, math.nan])
-def test_other_numbers_that_are_not_finite_are_refused(value: float) -> None:
+def test_a_mask_that_is_no_number_is_refused() -> None:
     with pytest.raises(ModelError, match="'mask'"):
-        capture(Attention(torch.full((LENGTH, WIDTH), value)), inputs())
+        capture(Attention(torch.full((LENGTH, WIDTH), math.nan)), inputs())
 
 
 def test_dropout_stays_in_the_operator() -> None:
@@ -138,6 +137,6 @@ def test_masks_belong_to_the_softmax() -> None:
     graph = capture(network, (x, seen))
     nodes = {node.meta["name"]: node for node in graph.graph.nodes}
     assert [is_mask_sum(nodes[name]) for name in ("add", "add#2", "add#3")] == [True, True, False]
-    assert is_mask(nodes["positions"])
+    assert any(is_mask(operand) for operand in nodes["add"].all_input_nodes)
     assert not is_mask(nodes["query"]) and not is_mask(nodes["add"])
     assert torch.allclose(run(graph, (x, seen)), network(x, seen), rtol=TOLERANCE, atol=TOLERANCE)

@@ -10,6 +10,7 @@ from program_builder import Builder, TooLargeError
 from random_operators import BUILDERS
 from torch import Tensor
 
+from halfstep.errors import LoweringError
 from halfstep.integer import IntegerProgram, check
 
 INTEGER_MODES = ("fixed_point_32", "fixed_point_16", "single_shift", "double_shift")
@@ -69,7 +70,7 @@ def _append(builder: Builder) -> None:
         try:
             if BUILDERS[kind](builder) is not None:
                 return
-        except TooLargeError:
+        except (TooLargeError, LoweringError):  # LoweringError: a scale that the mode cannot stand for
             pass
         # What was made on the way for an operator that came to nothing.
         for name in list(builder.values)[size[0] :]:

@@ -183,7 +183,7 @@ def failure(case: Any, is_frozen: bool = False) -> str | None:
     try:
         for arrays, wanted in (tuple(map(as_arrays, pair)) for pair in case.data_sets):
             graph, data = read(case, arrays, is_frozen)
-            found = network(simplify(graph))(*data)
+            found = network(simplify(graph), case.name)(*data)
             compare(found if isinstance(found, tuple) else (found,), wanted, case)
     except (HalfstepError, AssertionError) as error:
         return f"{case.name}: {str(error).strip().splitlines()[0]}"
@@ -250,7 +250,7 @@ def test_captured(op_type: str) -> None:
             continue
         graph, data = read(case, as_arrays(case.data_sets[0][0]), is_frozen=True)
         if data[0].ndim and data[0].is_floating_point():
-            model = network(simplify(graph))
+            model = network(simplify(graph), case.name)
             captured = capture(model, tuple(data))
             size = captured.meta["batch_size"] or len(data[0])
             found, expected = (torch.utils._pytree.tree_leaves(net(data[0][:size])) for net in (captured, model))

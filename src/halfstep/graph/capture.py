@@ -69,13 +69,16 @@ def _compare(model: nn.Module, graph: GraphModule, inputs: tuple[Tensor, ...]) -
     with in_eval_mode(graph), torch.no_grad():
         recorded = pytree.tree_leaves(graph(*(x.clone() for x in example)))
     pairs = [(a, b) for a, b in zip(expected, recorded, strict=True) if isinstance(a, Tensor) and a.is_floating_point()]
-    if not all(
-        torch.allclose(a, b, rtol=_TOLERANCE, atol=_TOLERANCE * float(a.abs().max()), equal_nan=True) for a, b in pairs if a.numel()
-    ):
+    if not all(torch.allclose(a, b, rtol=_TOLERANCE, atol=_TOLERANCE * _largest(a), equal_nan=True) for a, b in pairs if a.numel()):
         raise ModelError(
             f"What torch.export recorded of {type(model).__name__} computes something else than the model itself. Does its forward draw "
             "random numbers, or write into a tensor that is read elsewhere? Make it deterministic, and its operations out of place."
         )
+
+
+def _largest(x: Tensor) -> float:
+    """The largest magnitude that is a number."""
+    return float(x.nan_to_num(0, 0, 0).abs().max())
 
 
 def _export(model: nn.Module, inputs: tuple[Tensor, ...], notes: list[str]) -> tuple[ExportedProgram, int | None]:
