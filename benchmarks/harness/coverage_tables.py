@@ -9,7 +9,7 @@ from typing import Any
 from harness.coverage_models import MODELS, STAGES, SUITES
 
 SHOWN = ("capture", "quantize", "simulate", "export", "runtime")
-_MARKS = re.compile(r"(<!-- results: benchmarks/coverage.py -->\n).*?(<!-- /results -->)", re.DOTALL)
+_MARKS = re.compile(r"(<!-- results: benchmarks/model_coverage.py -->\n).*?(<!-- /results -->)", re.DOTALL)
 
 
 @dataclass(frozen=True)

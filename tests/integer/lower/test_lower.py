@@ -142,6 +142,24 @@ def test_an_argmax_at_the_end_is_an_operator() -> None:
     assert classes.shape == (64,) and float((classes == result.model(x)).float().mean()) > 0.95
 
 
+def test_a_gate_of_the_shape_of_what_it_multiplies() -> None:
+    """A channel attention: its weights are spread over the image they multiply, whose values they do not read."""
+
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.gate = nn.Conv2d(3, 4, 3), nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.conv(x).relu()
+            return x * self.gate(x.mean((2, 3))).sigmoid().view(-1, 4, 1, 1).expand_as(x)
+
+    torch.manual_seed(0)
+    result = hs.quantize(Gated().eval(), torch.randn(32, 3, 8, 8), "int8")
+    hs.lower(result)
+    assert result.record.program is not None and result.record.program.max_difference <= 1
+
+
 def test_weights_only_is_refused_with_the_way_out() -> None:
     with pytest.raises(LoweringError, match="no 'float' in the scheme"):
         hs.lower(zoo.quantized("residual", "lattice-w4"))

@@ -15,11 +15,12 @@ from halfstep.graph.run import cut
 from halfstep.integer.check import check
 from halfstep.integer.lower.embedding import lower_embedding
 from halfstep.integer.lower.inputs import enter_inputs
-from halfstep.integer.lower.lowering import Lower, Lowering, NoIntegerFormError, lower_graph, tensor_source
+from halfstep.integer.lower.lowering import Lower, Lowering, lower_graph, tensor_source
 from halfstep.integer.lower.merge import lower_add, lower_concat, lower_matmul, lower_mul
 from halfstep.integer.lower.movement import lower_movement
 from halfstep.integer.lower.normalization import lower_norm
 from halfstep.integer.lower.pooling import lower_adaptive_pool, lower_average_pool, lower_max_pool, lower_mean, lower_requantize
+from halfstep.integer.lower.refusal import NoIntegerFormError
 from halfstep.integer.lower.softmax import lower_softmax
 from halfstep.integer.lower.table import lower_table
 from halfstep.integer.lower.target import Target

@@ -7,8 +7,9 @@ from torch.fx import Node
 
 from halfstep.graph.operators import Role, role_of
 from halfstep.grid import Grid, quantize_affine
-from halfstep.integer.lower.lowering import Lowering, NoIntegerFormError
+from halfstep.integer.lower.lowering import Lowering
 from halfstep.integer.lower.movement import lower_movement
+from halfstep.integer.lower.refusal import NoIntegerFormError
 from halfstep.integer.lower.target import Target
 from halfstep.integer.operators import Embedding
 from halfstep.integer.value import Value

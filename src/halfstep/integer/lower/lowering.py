@@ -20,6 +20,7 @@ from halfstep.graph.names import operator_name
 from halfstep.graph.operators import Role, argument, role_of
 from halfstep.integer.lower.layout import Layout
 from halfstep.integer.lower.recorder import Recorder
+from halfstep.integer.lower.refusal import NoIntegerFormError
 from halfstep.integer.lower.target import Target
 from halfstep.integer.operators import AbstractOperator, Argmax, Constant
 from halfstep.integer.requantization import Rescale, relative_error, rescale
@@ -28,10 +29,6 @@ from halfstep.quantizers import AccumulatorQuantizer, UniformQuantizer
 
 Lower = Callable[["Lowering", Node, Target], str]
 _SKIPPED_AT_THE_END = ("softmax", "log_softmax", "_softmax", "_log_softmax")  # keep the order of the scores
-
-
-class NoIntegerFormError(Exception):
-    """One operator cannot be lowered; its text says why. An empty one: for want of a value that failed before it, and is named already."""
 
 
 class Lowering:

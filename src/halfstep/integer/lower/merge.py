@@ -7,7 +7,8 @@ from torch.fx import Node
 
 from halfstep.graph.names import operator_name
 from halfstep.graph.operators import argument
-from halfstep.integer.lower.lowering import Lowering, NoIntegerFormError
+from halfstep.integer.lower.lowering import Lowering
+from halfstep.integer.lower.refusal import NoIntegerFormError
 from halfstep.integer.lower.target import Target
 from halfstep.integer.operators import Add, Concat, Matmul, Mul
 from halfstep.integer.requantization import DEFAULT_MODE, MODES, SHIFT_MODES, Rescale, shared_shift

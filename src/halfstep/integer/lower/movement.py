@@ -17,7 +17,8 @@ from torch.fx import Node
 
 from halfstep.graph.names import operator_name
 from halfstep.graph.operators import argument
-from halfstep.integer.lower.lowering import Lowering, NoIntegerFormError, tensor_source
+from halfstep.integer.lower.lowering import Lowering, tensor_source
+from halfstep.integer.lower.refusal import NoIntegerFormError
 from halfstep.integer.lower.target import Target
 from halfstep.integer.operators import AbstractOperator, Copy, Gather, Pad, Reshape
 from halfstep.integer.value import Value

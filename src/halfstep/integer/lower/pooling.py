@@ -10,8 +10,9 @@ from torch.fx import Node
 
 from halfstep.graph.names import operator_name
 from halfstep.graph.operators import argument
-from halfstep.integer.lower.lowering import Lowering, NoIntegerFormError
+from halfstep.integer.lower.lowering import Lowering
 from halfstep.integer.lower.merge import merge_mode
+from halfstep.integer.lower.refusal import NoIntegerFormError
 from halfstep.integer.lower.target import Target
 from halfstep.integer.operators import AveragePool, MaxPool, Mean, Requantize
 from halfstep.integer.requantization import exact_power

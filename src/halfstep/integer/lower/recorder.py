@@ -12,12 +12,14 @@ from torch.utils import _pytree as pytree
 from halfstep.graph.names import operator_name
 from halfstep.graph.operators import argument
 from halfstep.integer.lower.layout import Layout, find_layout
+from halfstep.integer.lower.refusal import NoIntegerFormError
 
 _MOVES = (
     "view view_as reshape reshape_as flatten unflatten permute transpose swapaxes t mT numpy_T movedim expand expand_as broadcast_to "
     "repeat repeat_interleave squeeze unsqueeze select index_select getitem roll flip slice narrow contiguous clone alias detach"
 )
 _MAY_MOVE_THE_BATCH = frozenset(_MOVES.split())
+_SHAPED_LIKE = ("expand_as", "view_as", "reshape_as")
 _SPLITS = ("chunk", "split", "split_with_sizes", "tensor_split", "unbind")
 _FILLED = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
 _REDUCTIONS = ("mean", "sum", "amax", "amin", "argmax")
@@ -72,7 +74,7 @@ class Recorder(Interpreter):
 
     def evaluate(self, node: Node, given: dict[Node, Tensor]) -> Tensor:
         """What ``node`` computes where the nodes of ``given`` have these values instead of their own."""
-        found: dict[Node, Any] = dict(given)
+        found: dict[Node, Any] = self._models(node) | given
         waiting = [node]
         while waiting:
             current = waiting[-1]
@@ -86,6 +88,12 @@ class Recorder(Interpreter):
         assert isinstance(result, Tensor)
         return result
 
+    def _models(self, node: Node) -> dict[Node, Any]:
+        """Something of the shape of the operand that is read for its shape alone."""
+        if operator_name(node) not in _SHAPED_LIKE:
+            return {}
+        return {x: torch.zeros(()).expand(self.shapes[x]) for x in node.all_input_nodes[1:] if x in self.shapes}
+
     def _computed(self, node: Node, found: dict[Node, Any]) -> Any:
         if node in self.constants:
             return self.constants[node]
@@ -96,6 +104,8 @@ class Recorder(Interpreter):
             return next(table[x] for table in (found, self.constants, self.numbers) if x in table)
 
         args, kwargs = pytree.tree_map(operand, (list(node.args), dict(node.kwargs)))
+        if node.op == "placeholder":
+            raise NoIntegerFormError(f"what it does depends on the values of the network's input '{node.name}'")
         target: object = self.module.get_submodule(str(node.target)) if node.op == "call_module" else node.target
         assert callable(target)
         with torch.no_grad():

@@ -16,10 +16,11 @@ from torch import Tensor
 from torch.fx import Node
 
 from halfstep.graph.operators import argument
-from halfstep.integer.lower.lowering import Lowering, NoIntegerFormError
+from halfstep.integer.lower.lowering import Lowering
 from halfstep.integer.lower.merge import merge_mode
 from halfstep.integer.lower.movement import moved
 from halfstep.integer.lower.normalization import softmax_fields
+from halfstep.integer.lower.refusal import NoIntegerFormError
 from halfstep.integer.lower.target import Target
 from halfstep.integer.operators import Lookup, Reshape, Softmax
 from halfstep.integer.operators.softmax import HIDDEN, MOST_BIAS

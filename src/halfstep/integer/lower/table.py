@@ -8,7 +8,8 @@ from torch.fx import Node
 
 from halfstep.graph.names import operator_name
 from halfstep.grid import Grid, quantize_affine
-from halfstep.integer.lower.lowering import Lowering, NoIntegerFormError
+from halfstep.integer.lower.lowering import Lowering
+from halfstep.integer.lower.refusal import NoIntegerFormError
 from halfstep.integer.lower.target import Target
 from halfstep.integer.operators import Lookup
 from halfstep.integer.value import Value

@@ -9,7 +9,8 @@ from torch.fx import Node
 from halfstep.graph.edges import behind_quantizer, quantizer_of
 from halfstep.graph.edit import attribute
 from halfstep.graph.operators import WeightedLayer, linear_operator, weighted_layer
-from halfstep.integer.lower.lowering import Lowering, NoIntegerFormError
+from halfstep.integer.lower.lowering import Lowering
+from halfstep.integer.lower.refusal import NoIntegerFormError
 from halfstep.integer.lower.target import Target
 from halfstep.integer.operators import AbstractOperator, Conv, ConvTranspose, Linear
 from halfstep.integer.requantization import Rescale
