@@ -127,7 +127,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=1, help="measured runs a row; their median is shown")
     parser.add_argument("--venv", action="append", default=[], metavar="NAME=DIR", help=f"environment of a peer, e.g. {NNCF}=.venv-nncf")
     parser.add_argument("--quick", action="store_true", help="two networks, four rows, 1,000 images, 50 rounds")
-    parser.add_argument("--out", type=Path, default=None, help="JSON file; default benchmarks/results/int8_ptq.json")
+    parser.add_argument("--out", type=Path, default=None, help="JSON file; default results/int8_ptq.json or int8_ptq_imagenet.json")
     return parser.parse_args()
 
 
@@ -140,7 +140,8 @@ def main() -> None:
     tools = chosen_names(given.tools, QUICK if given.quick else CLAIMED + SCALES * given.imagenet, tuple(TOOLS), "tool")
     rounds, images = (50, 1000) if given.quick else (given.rounds, None)
     settings = Settings(given.samples, given.seed, images, rounds, given.repeats)
-    out = given.out or HERE / "results" / f"int8_ptq{'_quick' if given.quick else ''}.json"
+    kind = "_quick" if given.quick else "_imagenet" if given.imagenet else ""
+    out = given.out or HERE / "results" / f"int8_ptq{kind}.json"
     console = Console(width=None if sys.stdout.isatty() else 200)
     benchmark = Benchmark(settings, interpreters(given.venv, (NNCF,)), out.resolve(), console)
     benchmark.forget(chosen_names(given.redo, (), tuple(TOOLS), "tool") if given.redo else [])
