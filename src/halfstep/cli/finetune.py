@@ -15,7 +15,6 @@ from halfstep.cli.quantize import NOT_EVALUATED
 from halfstep.cli.run import run
 from halfstep.cli.terminal import say
 from halfstep.data import load_data
-from halfstep.integer.requantization import MODES
 
 EXAMPLE = (
     "Example: halfstep finetune halfstep.demo.network:digits_network --data digits:calibration --validation digits:test "
@@ -62,17 +61,9 @@ def finetune(
     precision: Annotated[
         str | None, typer.Option("--precision", help="Of the layers while training: no, bf16, fp16.", rich_help_panel=_PANEL)
     ] = None,
-    requantization: Annotated[
-        str | None,
-        typer.Option(
-            "--requantization",
-            metavar="MODE",
-            help=f"Lower to a program of integers alone, too, with this rescaling: {', '.join(MODES)}.",
-            show_default=False,
-        ),
-    ] = None,
-    samples: Annotated[int, typer.Option("--samples", min=1, help="How many inputs to calibrate on.")] = 512,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same bytes.")] = 0,
+    requantization: options.AlsoLowered = None,
+    samples: options.Samples = 512,
+    seed: options.Seed = 0,
     validation: Annotated[
         str | None,
         typer.Option("--validation", metavar="DATA", help="Labelled inputs to evaluate on after every epoch.", show_default=False),

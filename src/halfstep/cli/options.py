@@ -11,6 +11,7 @@ import typer
 
 from halfstep.data import Data, Preprocessing, load_data
 from halfstep.errors import DataError
+from halfstep.integer.requantization import MODES
 from halfstep.targets import TARGETS
 
 Model = Annotated[
@@ -60,6 +61,17 @@ Target = Annotated[
         show_default=False,
     ),
 ]
+AlsoLowered = Annotated[
+    str | None,
+    typer.Option(
+        "--requantization",
+        metavar="MODE",
+        help=f"Lower to a program of integers alone, too, with this rescaling: {', '.join(MODES)}.",
+        show_default=False,
+    ),
+]
+Samples = Annotated[int, typer.Option("--samples", min=1, help="How many inputs to calibrate on.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same bytes.")]
 Json = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="Write what is printed to FILE as JSON, too.", show_default=False)
 ]

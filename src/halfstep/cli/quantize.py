@@ -14,7 +14,6 @@ from halfstep.cli.options import PreprocessingOptions, load_labelled
 from halfstep.cli.run import run
 from halfstep.cli.terminal import say
 from halfstep.data import load_data
-from halfstep.integer.requantization import MODES
 
 EXAMPLE = (
     "Example: halfstep quantize halfstep.demo.network:digits_network --data digits:calibration --validation digits:test "
@@ -50,17 +49,9 @@ def quantize(
         ),
     ] = None,
     target: options.Target = None,
-    requantization: Annotated[
-        str | None,
-        typer.Option(
-            "--requantization",
-            metavar="MODE",
-            help=f"Lower to a program of integers alone, too, with this rescaling: {', '.join(MODES)}.",
-            show_default=False,
-        ),
-    ] = None,
-    samples: Annotated[int, typer.Option("--samples", min=1, help="How many inputs to calibrate on.")] = 512,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same bytes.")] = 0,
+    requantization: options.AlsoLowered = None,
+    samples: options.Samples = 512,
+    seed: options.Seed = 0,
     validation: Annotated[
         str | None,
         typer.Option(
