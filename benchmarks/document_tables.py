@@ -142,6 +142,31 @@ def other_networks(results: dict[str, Any]) -> list[str]:
     return lines
 
 
+def single_layers(results: dict[str, Any]) -> list[str]:
+    """The error every solver leaves in the real layers and in a depthwise one, and its CPU milliseconds (their range over the layers)."""
+    rows = results["layers"]
+    places = list(dict.fromkeys((entry["layer"], entry["size"], entry["bits"]) for entry in rows))
+    lines = [row(["method", *(f"d = {size}, W{bits}" for _, size, bits in places), "CPU ms", "depthwise, W3", "CPU ms"])]
+    lines.append(row(["---", *["---:"] * (len(places) + 3)]))
+    depthwise = {entry["method"]: entry for entry in results["depthwise"]}
+    for method in dict.fromkeys(entry["method"] for entry in rows):
+        found = {(entry["layer"], entry["size"], entry["bits"]): entry for entry in rows if entry["method"] == method}
+        cells = [f"{found[place]['nmse_x100']:.3f}" for place in places]
+        alone = depthwise.get(method)
+        last = [f"{alone['nmse_x100']:.3f}", f"{alone['cpu_ms']:.1f}"] if alone else ["", ""]
+        lines.append(row([method, *cells, spread(entry["cpu_ms"] for entry in found.values()), *last]))
+    return lines
+
+
+def sizes(results: dict[str, Any]) -> list[str]:
+    """What the lattice solver costs in a layer of 512 rows, by the entries of a row."""
+    lines = [row(["d", "effort", "error x 100", "CPU s", "MB more"]), row(["---:"] * 5)]
+    for entry in results["sizes"]:
+        more = (entry["memory_peak_bytes"] - entry["memory_before_bytes"]) / 1e6
+        lines.append(row([f"{entry['size']:,}", str(entry["effort"]), f"{entry['nmse_x100']:.3f}", f"{entry['cpu_seconds']:.2f}", f"{more:.0f}"]))
+    return lines
+
+
 def integer_programs(results: dict[str, Any]) -> list[str]:
     """Top-1 of the integer program on every network, and on ResNet-20 its kB and the CPU seconds of the whole process; 256 images."""
     networks = ("resnet20", "resnet56", "resnet8_mlperf", "nin")
@@ -227,6 +252,9 @@ def main() -> None:
     below = stored("rounding")
     if below is not None:
         blocks = [["ResNet-20, points of top-1 lost:", "", *rounding(below)], ["Other networks:", "", *other_networks(below)]]
+        layers = stored("solver_layers")
+        if layers is not None:
+            blocks += [["Error left in single layers, x 100:", "", *single_layers(layers)], ["512 rows, W3, lattice:", "", *sizes(layers)]]
         write(ROOT / "docs" / "rounding.md", blocks)
     programs, c = stored("integer_ptq"), stored("integer_speed")
     if programs is not None and c is not None:

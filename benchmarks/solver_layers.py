@@ -109,9 +109,8 @@ def real_layers(is_quick: bool) -> list[dict[str, Any]]:
     network, (images, _) = module.load_network("resnet20"), module.load_split("train")
     splits = [captured(network, module.normalize(images[first : first + IMAGES], "resnet20")) for first in (0, IMAGES)]
     methods, rows = dict(METHODS), []
-    if "adaround" in ROUNDINGS:
-        iterations = 200 if is_quick else 10_000
-        methods[f"adaround, {iterations:,} iterations"] = {"adaround": {"num_iterations": iterations}}
+    iterations = 200 if is_quick else 10_000
+    methods[f"adaround, {iterations:,} iterations"] = {"adaround": {"num_iterations": iterations}}
     for name in LAYERS:
         weight = folded(network, name)
         inputs = splits[0][name]
