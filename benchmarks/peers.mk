@@ -1,6 +1,6 @@
 # Environments of the tools that the benchmarks run beside halfstep: one virtual environment a tool, so that their requirements
 # never meet halfstep's. Included by the main Makefile; every command runs from the project root.
-#   make bench-nncf-env                                      .venv-nncf (also bench-{aimet,brevitas,mct,aidge,minilm,openvino,coverage}-env)
+#   make bench-nncf-env                                      .venv-nncf (also bench-{aimet,brevitas,mct,aidge,minilm,openvino,coverage,torchao}-env)
 #   make bench-nncf-env NNCF_VENV=/some/folder               elsewhere; tell the benchmark with --venv nncf=/some/folder
 #   make bench-nncf-env PEER_PIP_FLAGS="--extra-index-url …"   e.g. an index that holds CPU-only torch wheels
 # ONNX Runtime's own quantizer needs no environment: it is part of onnxruntime, which halfstep's environment already has.
@@ -14,8 +14,9 @@ AIDGE_VENV ?= .venv-aidge
 MINILM_VENV ?= .venv-minilm
 OPENVINO_VENV ?= .venv-openvino
 COVERAGE_VENV ?= .venv-coverage
+TORCHAO_VENV ?= .venv-torchao
 PEER_CONSTRAINTS := benchmarks/constraints-
-PEER_ENVS := $(foreach peer,nncf aimet brevitas mct aidge minilm openvino coverage,bench-$(peer)-env)
+PEER_ENVS := $(foreach peer,nncf aimet brevitas mct aidge minilm openvino coverage torchao,bench-$(peer)-env)
 
 .PHONY: $(PEER_ENVS) bench-peer-envs bench-clean-envs
 
@@ -98,5 +99,14 @@ $(COVERAGE_VENV)/.complete: $(PEER_CONSTRAINTS)coverage.txt constraints.txt pypr
 	PYTHONPATH=benchmarks $(COVERAGE_VENV)/bin/python -c "$(STUB); import halfstep, timm, torchvision, transformers"
 	touch $@
 
+# A peer of the benchmark of quantization-aware training; Brevitas is the other one.
+bench-torchao-env: $(TORCHAO_VENV)/.complete
+
+$(TORCHAO_VENV)/.complete: $(PEER_CONSTRAINTS)torchao.txt
+	$(PEER_PYTHON) -m venv $(TORCHAO_VENV)
+	$(TORCHAO_VENV)/bin/python -m pip install --quiet $(PEER_PIP_FLAGS) --constraint $< torchao torch numpy safetensors
+	$(TORCHAO_VENV)/bin/python -c "from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer"
+	touch $@
+
 bench-clean-envs:
-	rm -rf $(NNCF_VENV) $(AIMET_VENV) $(BREVITAS_VENV) $(MCT_VENV) $(AIDGE_VENV) $(MINILM_VENV) $(OPENVINO_VENV) $(COVERAGE_VENV)
+	rm -rf $(NNCF_VENV) $(AIMET_VENV) $(BREVITAS_VENV) $(MCT_VENV) $(AIDGE_VENV) $(MINILM_VENV) $(OPENVINO_VENV) $(COVERAGE_VENV) $(TORCHAO_VENV)

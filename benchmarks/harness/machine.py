@@ -9,7 +9,7 @@ from pathlib import Path
 INTEGER_FLAGS = ("avx2", "avx512f", "avx512bw", "avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "asimddp", "i8mm")
 PACKAGES = (
     *("halfstep", "torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "numpy", "numba", "safetensors"),
-    *("nncf", "openvino", "aimet-torch", "brevitas", "model-compression-toolkit"),
+    *("nncf", "openvino", "aimet-torch", "brevitas", "torchao", "model-compression-toolkit"),
     *("timm", "torchvision", "transformers"),
     *("aidge_core", "aidge_quantization", "aidge_backend_cpu", "aidge_onnx"),
 )

@@ -4,6 +4,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from harness.tools import BREVITAS, TORCHAO
+
 NETWORKS = ("resnet20", "resnet8_mlperf", "nin", "resnet56")
 MAIN = NETWORKS[:1]
 FLOAT = "float"
@@ -44,6 +46,40 @@ ROWS = {
 }
 
 
+@dataclass(frozen=True)
+class Peer:
+    """A row of another tool, made by ``script`` in its ``environment``. beside: the row of ours that it is compared with."""
+
+    name: str
+    script: str
+    environment: str
+    options: tuple[str, ...]
+    note: str
+    beside: str
+    is_asked_for: bool = True
+
+
+def _peers(tool: str, best: str, default: str) -> list[Peer]:
+    """At 8 and 4 bits, with the rates of our rows: its best settings and the float network's answers, then its defaults and the labels."""
+    rows = []
+    for bits, rate in ((8, 0.001), (4, 0.003)):
+        name, beside = f"{tool}_w{bits}a{bits}", f"lsq_w{bits}a{bits}"
+        shared = f"--bits {bits} --learning-rate {rate}"
+        taught, labelled = f"{shared} --variant best --distillation 1", f"{shared} --variant default --distillation 0"
+        rows.append(Peer(name, f"{tool}_qat.py", tool, tuple(taught.split()), f"{best}; float network's answers", beside))
+        rows.append(Peer(f"{name}_default", f"{tool}_qat.py", tool, tuple(labelled.split()), f"{default}; labels", beside, False))
+    return rows
+
+
+PEERS = {
+    row.name: row
+    for row in (
+        *_peers(BREVITAS, "learned scales from least squared error", "its default quantizers"),
+        *_peers(TORCHAO, "PT2E, LearnableFakeQuantize", "PT2E, x86 quantizer's default"),
+    )
+}
+
+
 def judged(rows: dict[str, Any], network: str) -> list[tuple[str, bool | None, str]]:
     """(what is asked, whether the stored rows show it, the figures)."""
     found = []
@@ -58,4 +94,16 @@ def judged(rows: dict[str, Any], network: str) -> list[tuple[str, bool | None, s
         if row.loss is not None:
             found.append((f"{row.name}: loses at most {row.loss:.1f}", lost <= row.loss + 1e-9, f"{lost:+.2f}"))
         found.append((f"{row.name}: integers as the simulation, within {EQUAL}", apart <= EQUAL + 1e-9, f"{apart:.2f}"))
+    return found + [line for peer in PEERS.values() for line in _compared(rows, network, peer)]
+
+
+def _compared(rows: dict[str, Any], network: str, peer: Peer) -> list[tuple[str, bool | None, str]]:
+    """Accuracy and speed of our row at least those of the peer's."""
+    ours, theirs = (rows.get(f"{network}/{name}", {}) for name in (peer.beside, peer.name))
+    if "top1" not in ours or "top1" not in theirs:
+        return [(f"{peer.beside}: at least as accurate and fast as {peer.name}", None, "")] if peer.is_asked_for else []
+    found: list[tuple[str, bool | None, str]] = []
+    for what, unit, key in (("accurate", "%", "top1"), ("fast", "images/s", "images_per_second")):
+        text = f"{ours[key]:.2f} {unit}, {theirs[key]:.2f} {unit}"
+        found.append((f"{peer.beside}: at least as {what} as {peer.name}", ours[key] >= theirs[key] - 1e-9, text))
     return found

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 OWN = "halfstep"  # the environment that the benchmark itself runs in
-NNCF, AIMET, BREVITAS, MCT, AIDGE, OPENVINO = "nncf", "aimet", "brevitas", "mct", "aidge", "openvino"
+NNCF, AIMET, BREVITAS, TORCHAO, MCT, AIDGE, OPENVINO = "nncf", "aimet", "brevitas", "torchao", "mct", "aidge", "openvino"
 MINILM = "minilm"  # halfstep itself, transformers and the sentence encoder
 COVERAGE = "coverage"  # halfstep itself, and the libraries whose networks it is tried on
-INSTALL = {OWN: "make bench"} | {peer: f"make bench-{peer}-env" for peer in (NNCF, AIMET, BREVITAS, MCT, AIDGE, OPENVINO, MINILM, COVERAGE)}
+_PEERS = (NNCF, AIMET, BREVITAS, TORCHAO, MCT, AIDGE, OPENVINO, MINILM, COVERAGE)
+INSTALL = {OWN: "make bench"} | {peer: f"make bench-{peer}-env" for peer in _PEERS}
 
 
 @dataclass(frozen=True)
