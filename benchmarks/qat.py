@@ -1,9 +1,9 @@
 """Quantization-aware training on CIFAR-10: how much of the float accuracy comes back, at which cost, and as integers.
 
-    python benchmarks/qat.py                           LSQ at W8A8, W4A4, W3A3 and W2A2 on ResNet-20, ten epochs each, Brevitas and torchao
-                                                       at W8A8 and W4A4; then the targets
+    python benchmarks/qat.py                           LSQ at W8A8, W4A4, W3A3 and W2A2 on ResNet-20, ten epochs at most, Brevitas and
+                                                       torchao at W8A8 and W4A4; then the targets
     python benchmarks/qat.py --quick                   an eighth of an epoch, two rows, 500 validation images: does it run?
-    python benchmarks/qat.py --rows all                also SAT, LSQ+, PACT and DoReFa, and the peers' defaults
+    python benchmarks/qat.py --rows all                also the other quantizers, one epoch each, and the peers' defaults
     python benchmarks/qat.py --rows brevitas_w4a4 --venv brevitas=/some/folder      a peer whose environment lies elsewhere
     python benchmarks/qat.py --redo lsq_w2a2           measure these again, keep the others ("all": every one)
     python benchmarks/qat.py --print                   the tables of what is stored, nothing measured
@@ -24,14 +24,14 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.data import data_folder
-from harness.qat_rows import EPOCHS, FLOAT, MAIN, NETWORKS, PEERS, ROWS, Peer, Row, judged
+from harness.qat_rows import FLOAT, MAIN, MOST_EPOCHS, NETWORKS, PEERS, ROWS, Peer, Row, judged
 from harness.settings import SETTINGS
 from harness.store import HERE, Store, chosen_names, interpreters
 from harness.tools import BREVITAS, OWN, TORCHAO
 
 NAMES = (*ROWS, *PEERS)
 LIMIT_SECONDS = 12 * 3600.0
-COLUMNS = ("top-1 %", "loss", "integers %", "kB", "CPU s", "images/s", "peak MB", "note")
+COLUMNS = ("epochs", "top-1 %", "loss", "integers %", "kB", "CPU s", "images/s", "peak MB", "note")
 
 
 class Benchmark(Store):
@@ -48,13 +48,18 @@ class Benchmark(Store):
 
     def row(self, network: str, row: Row) -> None:
         keep = self.work / f"{network}.{row.name}.checkpoint"
-        arguments = ["--recipe", row.recipe, "--options", row.options, "--epochs", str(self.settings["epochs"]), "--keep", str(keep)]
-        entry = {"note": row.note, "recipe": row.recipe, "options": row.options}
+        arguments = ["--recipe", row.recipe, "--options", row.options, "--epochs", str(self.epochs(row)), "--keep", str(keep)]
+        entry = {"note": row.note, "recipe": row.recipe, "options": row.options, "epochs": self.epochs(row)}
         self._made(network, row.name, OWN, "halfstep_qat.py", arguments, entry)
 
     def peer(self, network: str, row: Peer) -> None:
-        arguments = ["--epochs", str(self.settings["epochs"]), *row.options]
-        self._made(network, row.name, row.environment, row.script, arguments, {"note": row.note, "options": list(row.options)})
+        epochs = self.epochs(ROWS[row.beside])
+        entry = {"note": row.note, "options": list(row.options), "epochs": epochs}
+        self._made(network, row.name, row.environment, row.script, ["--epochs", str(epochs), *row.options], entry)
+
+    def epochs(self, row: Row) -> float:
+        """The row's, or as many as there may be at most."""
+        return min(row.epochs, float(self.settings["most_epochs"]))
 
     def _made(self, network: str, name: str, environment: str, script: str, arguments: list[str], entry: dict[str, Any]) -> None:
         key = f"{network}/{name}"
@@ -88,7 +93,8 @@ def print_network(console: Console, rows: dict[str, Any], network: str, names: l
         if name in ROWS:
             more[:2] = [f"{row['integer']:.2f}", f"{row['weight_bytes'] / 1e3:.0f}"]
         lost = "-" if exact is None else f"{exact - row['top1']:+.2f}"
-        table.add_row(name, f"{row['top1']:.2f}", lost, *more, f"{row['peak_rss_bytes'] / 1e6:.0f}", row["note"])
+        epochs = f"{row['epochs']:g}" if "epochs" in row else ""
+        table.add_row(name, epochs, f"{row['top1']:.2f}", lost, *more, f"{row['peak_rss_bytes'] / 1e6:.0f}", row["note"])
     if table.row_count:
         console.print(table)
 
@@ -107,7 +113,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rows", default=None, help=f"comma-separated or 'all', of: {', '.join(NAMES)}")
     parser.add_argument("--redo", default="", help="comma-separated rows (or 'all') to measure again, on the chosen networks")
     parser.add_argument("--print", action="store_true", help="measure nothing")
-    parser.add_argument("--epochs", type=float, default=EPOCHS)
+    parser.add_argument("--most-epochs", type=float, default=MOST_EPOCHS, help="of any row")
     parser.add_argument("--samples", type=int, default=512, help="images to calibrate on")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--venv", action="append", default=[], metavar="NAME=DIR", help=f"as {TORCHAO}=.venv-torchao")
@@ -124,7 +130,7 @@ def main() -> None:
     names = chosen_names(given.rows, ("lsq_w4a4", "sat_w2a8") if given.quick else asked, NAMES, "row")
     out = (given.out or HERE / "results" / f"qat{'_quick' if given.quick else ''}.json").resolve()
     console = Console(width=None if sys.stdout.isatty() else 160)
-    settings = {"epochs": 0.125 if given.quick else given.epochs, "samples": given.samples, "seed": given.seed}
+    settings = {"most_epochs": 0.125 if given.quick else given.most_epochs, "samples": given.samples, "seed": given.seed}
     benchmark = Benchmark(settings | {"images": 500 if given.quick else None}, interpreters(given.venv, (BREVITAS, TORCHAO)), out, console)
     rows = benchmark.results["rows"]
     if not given.print:
