@@ -163,9 +163,8 @@ def sizes(results: dict[str, Any]) -> list[str]:
     lines = [row(["d", "effort", "error x 100", "CPU s", "MB more"]), row(["---:"] * 5)]
     for entry in results["sizes"]:
         more = (entry["memory_peak_bytes"] - entry["memory_before_bytes"]) / 1e6
-        lines.append(
-            row([f"{entry['size']:,}", str(entry["effort"]), f"{entry['nmse_x100']:.3f}", f"{entry['cpu_seconds']:.2f}", f"{more:.0f}"])
-        )
+        figures = f"{entry['nmse_x100']:.3f}", f"{entry['cpu_seconds']:.2f}", f"{more:.0f}"
+        lines.append(row([f"{entry['size']:,}", str(entry["effort"]), *figures]))
     return lines
 
 
