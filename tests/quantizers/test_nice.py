@@ -15,7 +15,7 @@ SCALE = 0.3
 def made(noise: float = 0.5) -> NiceQuantizer:
     quantizer = NiceQuantizer(Grid(3, True, narrow=True), is_weight=True, noise=noise).double()
     quantizer.set(torch.tensor(SCALE, dtype=torch.float64), torch.tensor(0.0))
-    quantizer.scale.fill_(SCALE)
+    quantizer.calibrated_scale.fill_(SCALE)
     return quantizer
 
 

@@ -13,8 +13,7 @@ from halfstep.quantizers.freeze import uniform_of, with_integer_zero_point
 
 def made(bits: int, centre: float, half_width: float, exponent: float | None = None) -> QilQuantizer:
     quantizer = QilQuantizer(Grid(bits, True), is_weight=True, learn_exponent=exponent is not None).double()
-    quantizer.set(torch.tensor(1.0 / quantizer.grid.maximum), torch.tensor(0.0))
-    quantizer.largest.fill_(1.0)
+    quantizer.set(torch.tensor(1.0 / quantizer.grid.maximum, dtype=torch.float64), torch.tensor(0.0))
     for positive, value in ((quantizer.centre, centre), (quantizer.half_width, half_width), (quantizer.exponent, exponent)):
         if positive is not None:
             positive.set(torch.tensor(value, dtype=torch.float64))

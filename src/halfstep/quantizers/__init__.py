@@ -3,6 +3,7 @@
 from halfstep.quantizers.abstract import QUANTIZERS, AbstractQuantizer, in_float, quantizers
 from halfstep.quantizers.accumulator import AccumulatorQuantizer
 from halfstep.quantizers.binary import BinaryQuantizer
+from halfstep.quantizers.calibrated import AbstractCalibratedQuantizer
 from halfstep.quantizers.dorefa import DorefaQuantizer
 from halfstep.quantizers.learned import AbstractLearnedQuantizer
 from halfstep.quantizers.lsq import LsqQuantizer
@@ -16,6 +17,7 @@ from halfstep.quantizers.uniform import UniformQuantizer
 
 __all__ = [
     "QUANTIZERS",
+    "AbstractCalibratedQuantizer",
     "AbstractLearnedQuantizer",
     "AbstractQuantizer",
     "AccumulatorQuantizer",

@@ -15,22 +15,18 @@ from __future__ import annotations
 
 from typing import final
 
-import torch
 from torch import Tensor
 
-from halfstep.grid import Grid, Quantized, quantize_affine
+from halfstep.grid import Grid, Quantized
 from halfstep.quantizers.abstract import QUANTIZERS
+from halfstep.quantizers.calibrated import AbstractCalibratedQuantizer
 from halfstep.quantizers.clamped_weight import Levels, clamped, on_levels
-from halfstep.quantizers.learned import AbstractLearnedQuantizer
 
 
 @final
 @QUANTIZERS.register("dorefa")
-class DorefaQuantizer(AbstractLearnedQuantizer):
+class DorefaQuantizer(AbstractCalibratedQuantizer):
     """Hyperbolic tangent and fixed levels. levels: symmetric, dorefa, centred or binary; of the weights."""
-
-    scale: Tensor
-    zero_point: Tensor
 
     def __init__(
         self,
@@ -43,26 +39,13 @@ class DorefaQuantizer(AbstractLearnedQuantizer):
     ) -> None:
         super().__init__(grid, num_channels, num_groups, is_weight)
         self.levels: Levels = levels
-        self.register_buffer("scale", torch.full(self.shape(), torch.nan))
-        self.register_buffer("zero_point", torch.zeros(self.shape()))
-
-    @property
-    def is_calibrated(self) -> bool:
-        """True once a grid was set; weights carry their own."""
-        return not bool(torch.isnan(self.scale).any())
-
-    def set(self, scale: Tensor, zero_point: Tensor) -> None:
-        """Take this grid for an activation and switch the quantizer on."""
-        self.scale.copy_(scale)
-        self.zero_point.copy_(zero_point)
-        self.is_enabled = True
 
     def start(self, x: Tensor) -> None:
         """Clip activations at 1."""
-        self.scale.copy_(1 / (self.grid.maximum - self.zero_point).clamp(min=1))
+        self.calibrated_scale.copy_(1 / self.highest)
 
     def quantize(self, x: Tensor) -> Quantized:
         """``x`` on its levels or on the grid."""
         if self.is_weight:
             return on_levels(clamped(x, self.grid), self.levels, self.grid)
-        return quantize_affine(x, self.scale, self.zero_point, self.grid)
+        return super().quantize(x)

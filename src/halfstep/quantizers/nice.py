@@ -22,10 +22,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from halfstep.grid import Grid, Quantized, quantize_affine
+from halfstep.grid import Grid
 from halfstep.quantizers.abstract import QUANTIZERS
-from halfstep.quantizers.learned import AbstractLearnedQuantizer, Positive, rows, variance
-from halfstep.quantizers.pact import learned_clip
+from halfstep.quantizers.calibrated import AbstractCalibratedQuantizer
+from halfstep.quantizers.learned import rows, variance
 
 _NUM_DEVIATIONS = 3.0
 Stage = Literal["real", "noisy", "rounded"]
@@ -33,11 +33,8 @@ Stage = Literal["real", "noisy", "rounded"]
 
 @final
 @QUANTIZERS.register("nice")
-class NiceQuantizer(AbstractLearnedQuantizer):
+class NiceQuantizer(AbstractCalibratedQuantizer):
     """Noise injection and clamping. noise: share of a layer's weights that get noise in its turn. turns: share of the training."""
-
-    scale: Tensor
-    zero_point: Tensor
 
     def __init__(
         self,
@@ -49,54 +46,26 @@ class NiceQuantizer(AbstractLearnedQuantizer):
         noise: Annotated[float, Field(ge=0, le=1)] = 0.05,
         turns: Annotated[float, Field(ge=0, le=1)] = 0.75,
     ) -> None:
-        super().__init__(grid, num_channels, num_groups, is_weight)
+        super().__init__(grid, num_channels, num_groups, is_weight, learns_clipping_point=not is_weight)
         self.noise, self.turns = noise, turns
         self.stage: Stage = "rounded"
-        self.register_buffer("scale", torch.full(self.shape(), torch.nan))
-        self.register_buffer("zero_point", torch.zeros(self.shape()))
-        self.clipping_point = None if is_weight else Positive(self.shape())
-
-    @property
-    def is_calibrated(self) -> bool:
-        """True once a grid was set."""
-        return not bool(torch.isnan(self.scale).any())
-
-    @property
-    def highest(self) -> Tensor:
-        """P, at least 1."""
-        return (self.grid.maximum - self.zero_point).clamp(min=1)
-
-    def set(self, scale: Tensor, zero_point: Tensor) -> None:
-        """Start from this grid and switch the quantizer on."""
-        self.scale.copy_(scale)
-        self.zero_point.copy_(zero_point)
-        if self.clipping_point is not None:
-            self.clipping_point.set(self.scale * self.highest)
-        self.is_enabled = True
 
     def start(self, x: Tensor) -> None:
         """Clip weights at |mean| + 3 deviations."""
         if self.is_weight:
             values = rows(x, self.grid)
             reach = values.nanmean(-1).abs() + _NUM_DEVIATIONS * variance(values).sqrt()
-            self.scale.copy_(torch.where(reach > 0, reach / self.highest, self.scale))
+            self.calibrated_scale.copy_(torch.where(reach > 0, reach / self.highest, self.scale))
 
     def follow(self, done: float, index: int, count: int) -> None:
         """The turn of quantizer ``index`` begins at index / count of the share ``turns``."""
         position = done * count - index * self.turns if self.turns else count
         self.stage = "real" if position < 0 else "noisy" if position < self.turns else "rounded"
 
-    def quantize(self, x: Tensor) -> Quantized:
-        """``x`` on the grid."""
-        scale = self.scale if self.clipping_point is None else self.clipping_point.value / self.highest
-        return quantize_affine(x, scale, self.zero_point, self.grid)
-
     def simulate(self, x: Tensor) -> Tensor:
         """The same values but for weights before and in their turn, with the gradients above."""
-        if self.clipping_point is not None:
-            return learned_clip(self, x, self.clipping_point, self.highest, self.zero_point, has_error=False)
-        if not self.training or self.stage == "rounded":
-            return self.quantize(x).dequantize().to(x.dtype)
+        if not self.is_weight or not self.training or self.stage == "rounded":
+            return super().simulate(x)
         scale = self.grid.along(self.scale, x.shape)
         zero_point = self.grid.along(self.zero_point, x.shape)
         clipped = torch.clamp(x, (self.grid.minimum - zero_point) * scale, (self.grid.maximum - zero_point) * scale)

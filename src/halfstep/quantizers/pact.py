@@ -17,18 +17,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from halfstep.grid import Grid, Quantized, quantize_affine
+from halfstep.grid import Grid
 from halfstep.quantizers.abstract import QUANTIZERS
-from halfstep.quantizers.learned import AbstractLearnedQuantizer, Positive
-from halfstep.quantizers.learned_step import on_grid, with_gradient_times
+from halfstep.quantizers.calibrated import AbstractCalibratedQuantizer
 
 
 @final
 @QUANTIZERS.register("pact")
-class PactQuantizer(AbstractLearnedQuantizer):
+class PactQuantizer(AbstractCalibratedQuantizer):
     """Learned clipping point. clip: where it starts, if not where calibration put it."""
-
-    zero_point: Tensor
 
     def __init__(
         self,
@@ -39,49 +36,10 @@ class PactQuantizer(AbstractLearnedQuantizer):
         *,
         clip: Annotated[float, Field(gt=0)] = 8.0,
     ) -> None:
-        super().__init__(grid, num_channels, num_groups, is_weight)
+        super().__init__(grid, num_channels, num_groups, is_weight, learns_clipping_point=True)
         self.clip = clip
-        self.clipping_point = Positive(self.shape())
-        self.register_buffer("zero_point", torch.zeros(self.shape()))
-
-    @property
-    def is_calibrated(self) -> bool:
-        """True once a clipping point was set."""
-        return self.clipping_point.is_set
-
-    @property
-    def highest(self) -> Tensor:
-        """p, at least 1."""
-        return (self.grid.maximum - self.zero_point).clamp(min=1)
-
-    @property
-    def scale(self) -> Tensor:
-        """S = a / p."""
-        return self.clipping_point.value / self.highest
-
-    def set(self, scale: Tensor, zero_point: Tensor) -> None:
-        """Start from this grid and switch the quantizer on."""
-        self.zero_point.copy_(zero_point)
-        self.clipping_point.set(scale.to(self.zero_point) * self.highest)
-        self.is_enabled = True
 
     def start(self, x: Tensor) -> None:
         """A = ``clip``, whatever the values are."""
+        assert self.clipping_point is not None
         self.clipping_point.set(torch.full(self.shape(), self.clip))
-
-    def quantize(self, x: Tensor) -> Quantized:
-        """``x`` on the grid."""
-        return quantize_affine(x, self.scale, self.zero_point, self.grid)
-
-    def simulate(self, x: Tensor) -> Tensor:
-        """The same values in one pass, with the gradients above."""
-        return learned_clip(self, x, self.clipping_point, self.highest, self.zero_point, has_error=False)
-
-
-def learned_clip(
-    quantizer: AbstractLearnedQuantizer, x: Tensor, clipping_point: Positive, highest: Tensor, zero_point: Tensor, has_error: bool
-) -> Tensor:
-    """x̂ on the grid that ends at ``clipping_point``; ``has_error``: its slope inside is round(v) / p - v / p (CG-PACT) instead of 0."""
-    value = clipping_point.value
-    parameter = with_gradient_times(clipping_point.logarithm, 1 / (value * highest))  # ds = da / p
-    return on_grid(x, value / highest, zero_point, quantizer.grid, parameter, slope="step" if has_error else "clip")

@@ -17,26 +17,26 @@ of an integer program. The chain rule through both then gives the slope above, t
 
 from __future__ import annotations
 
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 
-from halfstep.grid import Grid, Quantized, quantize_affine, round_straight_through
+from halfstep.grid import Grid, Quantized, round_straight_through
 from halfstep.quantizers.abstract import QUANTIZERS
-from halfstep.quantizers.learned import AbstractLearnedQuantizer, Positive
-from halfstep.quantizers.pact import learned_clip
+from halfstep.quantizers.calibrated import AbstractCalibratedQuantizer
+from halfstep.quantizers.learned import Positive
+from halfstep.quantizers.learned_step import Slope
 
 _LEAST = 1e-4  # of m under an exponent: the slope of m^g has no bound at 0 where g < 1
 
 
 @final
 @QUANTIZERS.register("qil")
-class QilQuantizer(AbstractLearnedQuantizer):
+class QilQuantizer(AbstractCalibratedQuantizer):
     """Learned interval. learn_exponent: whether the weights' g is learned or stays 1."""
 
-    zero_point: Tensor
-    largest: Tensor
+    slope: ClassVar[Slope] = "step"
 
     def __init__(
         self,
@@ -47,53 +47,32 @@ class QilQuantizer(AbstractLearnedQuantizer):
         *,
         learn_exponent: bool = False,
     ) -> None:
-        super().__init__(grid, num_channels, num_groups, is_weight)
+        super().__init__(grid, num_channels, num_groups, is_weight, learns_clipping_point=not is_weight)
         self.learn_exponent = learn_exponent
-        self.register_buffer("zero_point", torch.zeros(self.shape()))
-        self.register_buffer("largest", torch.full(self.shape(), torch.nan))
-        self.clipping_point = None if is_weight else Positive(self.shape())
         self.centre = Positive(self.shape()) if is_weight else None
         self.half_width = Positive(self.shape()) if is_weight else None
         self.exponent = Positive(self.shape()) if is_weight and learn_exponent else None
 
     @property
-    def is_calibrated(self) -> bool:
-        """True once an interval was set."""
-        return not bool(torch.isnan(self.largest).any())
-
-    @property
-    def highest(self) -> Tensor:
-        """P, at least 1."""
-        return (self.grid.maximum - self.zero_point).clamp(min=1)
+    def largest(self) -> Tensor:
+        """U = h s, of the calibrated scale."""
+        return self.calibrated_scale * self.highest
 
     def set(self, scale: Tensor, zero_point: Tensor) -> None:
         """Start from this grid and switch the quantizer on."""
-        self.zero_point.copy_(zero_point)
-        self.largest.copy_(scale.to(self.largest) * self.highest)
-        if self.clipping_point is not None:
-            self.clipping_point.set(self.largest)
+        super().set(scale, zero_point)
         for half in (self.centre, self.half_width):
             if half is not None:
                 half.set(self.largest / 2)
         if self.exponent is not None:
             self.exponent.set(torch.ones_like(self.largest))
-        self.is_enabled = True
-
-    def start(self, x: Tensor) -> None:
-        """Stay on the interval of the calibrated grid."""
 
     def quantize(self, x: Tensor) -> Quantized:
         """``x`` on the grid."""
-        if self.clipping_point is not None:
-            return quantize_affine(x, self.clipping_point.value / self.highest, self.zero_point, self.grid)
+        if not self.is_weight:
+            return super().quantize(x)
         codes = round_straight_through(self._transformed(x) * self.grid.maximum)
         return Quantized(codes, self.largest / self.grid.maximum, self.zero_point, self.grid)
-
-    def simulate(self, x: Tensor) -> Tensor:
-        """The same values, with the gradients above."""
-        if self.clipping_point is not None:
-            return learned_clip(self, x, self.clipping_point, self.highest, self.zero_point, has_error=True)
-        return self.quantize(x).dequantize().to(x.dtype)
 
     def _transformed(self, w: Tensor) -> Tensor:
         """T of weights, between -1 and 1."""

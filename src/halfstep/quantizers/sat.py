@@ -17,27 +17,28 @@ grids with codes below 0 are clipped at both ends by the same parameter.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, final
+from typing import Annotated, ClassVar, Literal, final
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from halfstep.grid import Grid, Quantized, quantize_affine
+from halfstep.grid import Grid, Quantized
 from halfstep.quantizers.abstract import QUANTIZERS
+from halfstep.quantizers.calibrated import AbstractCalibratedQuantizer
 from halfstep.quantizers.clamped_weight import Levels, clamped, on_levels
-from halfstep.quantizers.learned import AbstractLearnedQuantizer, Positive, rows, variance
-from halfstep.quantizers.pact import learned_clip
+from halfstep.quantizers.learned import rows, variance
+from halfstep.quantizers.learned_step import Slope
 
 Rescale = Literal["std", "constant", "none"]
 
 
 @final
 @QUANTIZERS.register("sat")
-class SatQuantizer(AbstractLearnedQuantizer):
+class SatQuantizer(AbstractCalibratedQuantizer):
     """Scale-adjusted training. levels: symmetric, dorefa, centred, binary. rescale: c of weights. clip: start of a, if not calibrated."""
 
-    zero_point: Tensor
+    slope: ClassVar[Slope] = "step"
 
     def __init__(
         self,
@@ -50,29 +51,10 @@ class SatQuantizer(AbstractLearnedQuantizer):
         rescale: Rescale = "std",
         clip: Annotated[float, Field(gt=0)] = 8.0,
     ) -> None:
-        super().__init__(grid, num_channels, num_groups, is_weight)
+        super().__init__(grid, num_channels, num_groups, is_weight, learns_clipping_point=not is_weight)
         self.levels: Levels = levels
         self.rescale: Rescale = rescale
         self.clip = clip
-        self.register_buffer("zero_point", torch.zeros(self.shape()))
-        self.clipping_point = None if is_weight else Positive(self.shape())
-
-    @property
-    def is_calibrated(self) -> bool:
-        """True once a clipping point was set; weights carry their own grid."""
-        return self.clipping_point is None or self.clipping_point.is_set
-
-    @property
-    def highest(self) -> Tensor:
-        """p, at least 1."""
-        return (self.grid.maximum - self.zero_point).clamp(min=1)
-
-    def set(self, scale: Tensor, zero_point: Tensor) -> None:
-        """Start from this grid, if it is an activation's, and switch the quantizer on."""
-        if self.clipping_point is not None:
-            self.zero_point.copy_(zero_point)
-            self.clipping_point.set(scale.to(self.zero_point) * self.highest)
-        self.is_enabled = True
 
     def start(self, x: Tensor) -> None:
         """A = ``clip``, whatever the values are."""
@@ -81,16 +63,10 @@ class SatQuantizer(AbstractLearnedQuantizer):
 
     def quantize(self, x: Tensor) -> Quantized:
         """``x`` on its levels or on the grid."""
-        if self.clipping_point is not None:
-            return quantize_affine(x, self.clipping_point.value / self.highest, self.zero_point, self.grid)
+        if not self.is_weight:
+            return super().quantize(x)
         found = on_levels(clamped(x, self.grid), self.levels, self.grid)
         return Quantized(found.codes, found.scale * self._factor(x, found), found.zero_point, self.grid)
-
-    def simulate(self, x: Tensor) -> Tensor:
-        """The same values, with the gradients above."""
-        if self.clipping_point is None:
-            return self.quantize(x).dequantize().to(x.dtype)
-        return learned_clip(self, x, self.clipping_point, self.highest, self.zero_point, has_error=True)
 
     @torch.no_grad()
     def _factor(self, w: Tensor, levels: Quantized) -> Tensor:
