@@ -52,9 +52,20 @@ def explain(error: pydantic.ValidationError, where: str, model: type[pydantic.Ba
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"]) or "value"
     if first["type"] in ("extra_forbidden", "invalid_key"):
-        return f"{where} has no option '{field}'. {did_you_mean(str(first['loc'][-1]), model.model_fields)}"
+        return f"{where} has no option '{field}'. {did_you_mean(str(first['loc'][-1]), _model_at(model, error).model_fields)}"
     message = first["msg"].removeprefix("Value error, ")
     return f"{where}: option '{field}' does not fit: {message} (got {first['input']!r})."
+
+
+def _model_at(model: type[pydantic.BaseModel], error: pydantic.ValidationError) -> type[pydantic.BaseModel]:
+    """The model in whose fields the first complaint of ``error`` lies, for suggestions."""
+    for part in error.errors()[0]["loc"][:-1]:
+        field = model.model_fields.get(str(part))
+        if field is None:
+            continue
+        inner = [kind for kind in (field.annotation, *getattr(field.annotation, "__args__", ())) if isinstance(kind, type)]
+        model = next((kind for kind in inner if issubclass(kind, pydantic.BaseModel)), model)
+    return model
 
 
 class Registry(Generic[T]):

@@ -13,7 +13,7 @@ of a network trained without a bound do not fit below 1, unless the step starts 
 
 from __future__ import annotations
 
-from typing import final
+from typing import ClassVar, final
 
 from torch import Tensor
 
@@ -27,6 +27,8 @@ from halfstep.quantizers.clamped_weight import Levels, clamped, on_levels
 @QUANTIZERS.register("dorefa")
 class DorefaQuantizer(AbstractCalibratedQuantizer):
     """Hyperbolic tangent and fixed levels. levels: symmetric, dorefa, centred or binary; of the weights."""
+
+    keeps_values: ClassVar[bool] = False
 
     def __init__(
         self,

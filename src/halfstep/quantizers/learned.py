@@ -32,10 +32,11 @@ class AbstractLearnedQuantizer(AbstractQuantizer):
     Its constructor takes (grid, num_channels, num_groups, is_weight) and the method's options behind them, as keywords with defaults and
     annotations: they are what a recipe may write, and each is kept as an attribute of its name. After training `quantize` of the tensor on
     its edge gives the codes, scale and zero point that a fixed grid takes over; a method whose levels are no such grid says so in
-    ``is_uniform``.
+    ``is_uniform``. keeps_values: whether a value on its grid, taken for a weight, is quantized to itself.
     """
 
     is_uniform: ClassVar[bool] = True
+    keeps_values: ClassVar[bool] = True
 
     def __init__(self, grid: Grid, num_channels: int | None = None, num_groups: int | None = None, is_weight: bool = False) -> None:
         super().__init__(grid)

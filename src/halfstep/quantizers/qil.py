@@ -36,6 +36,7 @@ _LEAST = 1e-4  # of m under an exponent: the slope of m^g has no bound at 0 wher
 class QilQuantizer(AbstractCalibratedQuantizer):
     """Learned interval. learn_exponent: whether the weights' g is learned or stays 1."""
 
+    keeps_values: ClassVar[bool] = False
     slope: ClassVar[Slope] = "step"
 
     def __init__(

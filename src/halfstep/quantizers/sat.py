@@ -38,6 +38,7 @@ Rescale = Literal["std", "constant", "none"]
 class SatQuantizer(AbstractCalibratedQuantizer):
     """Scale-adjusted training. levels: symmetric, dorefa, centred, binary. rescale: c of weights. clip: start of a, if not calibrated."""
 
+    keeps_values: ClassVar[bool] = False
     slope: ClassVar[Slope] = "step"
 
     def __init__(

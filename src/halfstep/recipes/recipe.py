@@ -66,7 +66,7 @@ class Recipe(pydantic.BaseModel):
         try:
             return cls.model_validate(content)
         except pydantic.ValidationError as error:
-            raise RecipeError(explain(error, f"Recipe '{where}'", _model_at(cls, error))) from None
+            raise RecipeError(explain(error, f"Recipe '{where}'", cls)) from None
 
     def to_yaml(self, without: Sequence[str] = ()) -> str:
         """The whole recipe, defaults written out, so that a later version of halfstep reads what this one ran.
@@ -147,14 +147,3 @@ def _left_out(spec: Spec, names: Sequence[str]) -> Spec:
     if isinstance(spec, str):
         return spec
     return {step: {key: value for key, value in options.items() if key not in names} for step, options in spec.items()}
-
-
-def _model_at(model: type[pydantic.BaseModel], error: pydantic.ValidationError) -> type[pydantic.BaseModel]:
-    """The model in whose fields the first complaint of ``error`` lies, for suggestions."""
-    for part in error.errors()[0]["loc"][:-1]:
-        field = model.model_fields.get(str(part))
-        if field is None:
-            continue
-        inner = [kind for kind in (field.annotation, *getattr(field.annotation, "__args__", ())) if isinstance(kind, type)]
-        model = next((kind for kind in inner if issubclass(kind, pydantic.BaseModel)), model)
-    return model

@@ -33,6 +33,8 @@ from halfstep.steps.abstract import STEPS, AbstractStep, Context
 from halfstep.steps.correct_bias import is_quantized
 from halfstep.steps.round import layers_to_round
 from halfstep.steps.training.feed import Feed
+from halfstep.steps.training.freezing import FreezingOptions
+from halfstep.steps.training.holding import Holding
 from halfstep.steps.training.loop import Plan, Precision, Watch, train
 from halfstep.steps.training.loss import Loss
 from halfstep.steps.training.optimizer import OptimizerKind, Rates
@@ -53,10 +55,10 @@ class Finetune(AbstractStep):
     which rates rise; they fall in half a cosine wave after that. average: e of the moving average of the parameters that is kept in the
     end; 0 for none. distillation: share of the float network's answers in the loss, the rest being labels; 1 for data without labels.
     temperature: T. flip, shift: whether images are mirrored at random, and by how many pixels they are moved at most. precision: of the
-    layers while training. damping: how strongly weights are pulled to their codes towards the end. msqe: share of a learned pull on the
-    error of the weights. keep_zeros: whether weights that are 0 in the float network stay so. norm_samples: of the training data, as they
-    are, on which the batch norms are estimated anew in the end. checkpoint_minutes: how often the state is kept, where the run has a place
-    for it.
+    layers while training. damping: how strongly weights are pulled to their codes towards the end. freezing: whether weights that jump
+    between two codes are frozen on one, with its thresholds; off without it. msqe: share of a learned pull on the error of the weights.
+    keep_zeros: whether weights that are 0 in the float network stay so. norm_samples: of the training data, as they are, on which the batch
+    norms are estimated anew in the end. checkpoint_minutes: how often the state is kept, where the run has a place for it.
     """
 
     quantizes: ClassVar[bool] = True
@@ -80,6 +82,7 @@ class Finetune(AbstractStep):
     shift: int = Field(default=0, ge=0)
     precision: Precision = "no"
     damping: float = Field(default=0.0, ge=0)
+    freezing: FreezingOptions | None = None
     msqe: float = Field(default=0.0, ge=0)
     keep_zeros: bool = False
     norm_samples: int = Field(default=4096, ge=1)
@@ -118,6 +121,7 @@ class Finetune(AbstractStep):
             f"Trained for {len(losses)} steps of {self.batch_size} samples: the loss went from {sum(losses[:tenth]) / tenth:.4f} "
             f"to {sum(losses[-tenth:]) / tenth:.4f}."
         )
+        context.notes.extend(outcome.notes)
         return graph
 
     def ensures(self, graph: GraphModule) -> None:
@@ -150,8 +154,8 @@ class Finetune(AbstractStep):
         if not has_labels and self.distillation < 1:
             context.notes.append(f"{context.training.name} has no labels: only the float network's answers were trained on.")
         loss = Loss(self.distillation if has_labels else 1.0, self.temperature)
-        pull = Regularization(self.damping, self.msqe)
-        return Plan(self.epochs, rates, loss, self.average, self.precision, pull, self.keep_zeros)
+        pull, holding = Regularization(self.damping, self.msqe), Holding(self.keep_zeros, self.freezing)
+        return Plan(self.epochs, rates, loss, self.average, self.precision, pull, holding)
 
     def _watch(self, context: Context) -> Watch:
         return Watch(

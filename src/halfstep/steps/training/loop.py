@@ -26,12 +26,12 @@ from halfstep.steps.checkpoint import Checkpoint
 from halfstep.steps.training.accuracy import top1
 from halfstep.steps.training.diagnosis import first_broken
 from halfstep.steps.training.feed import Feed
+from halfstep.steps.training.holding import Held, Holding
 from halfstep.steps.training.loss import Loss
 from halfstep.steps.training.optimizer import Rates, make_optimizers, set_rates
 from halfstep.steps.training.regularizer import Regularization, Regularizer
 from halfstep.steps.training.state import State
 from halfstep.steps.training.trainable import Trainable, learned_in_order
-from halfstep.steps.training.zeros import Zeros
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -41,9 +41,7 @@ Precision = Literal["no", "bf16", "fp16"]
 
 @dataclass(frozen=True)
 class Plan:
-    """epochs: may be a part of one. average: e. precision: of the layers while they train; parameters stay float32. keep_zeros: whether
-    weights that are 0 in the float network stay so.
-    """
+    """epochs: may be a part of one. average: e. precision: of the layers while they train; parameters stay float32."""
 
     epochs: float
     rates: Rates
@@ -51,7 +49,7 @@ class Plan:
     average: float
     precision: Precision
     regularization: Regularization
-    keep_zeros: bool
+    holding: Holding
 
 
 @dataclass(frozen=True)
@@ -71,10 +69,13 @@ class Watch:
 
 @dataclass(frozen=True)
 class Outcome:
-    """losses: of each step, the mean over all processes. accuracies: in percent after each epoch, where they were measured."""
+    """losses: of each step, the mean over all processes. accuracies: in percent after each epoch, where they were measured. notes: for the
+    report.
+    """
 
     losses: list[float]
     accuracies: list[float]
+    notes: list[str]
 
 
 def train(trainable: Trainable, teacher: GraphModule, feed: Feed, plan: Plan, watch: Watch) -> Outcome:
@@ -85,7 +86,7 @@ def train(trainable: Trainable, teacher: GraphModule, feed: Feed, plan: Plan, wa
             training.run()
         finally:
             training.close()
-    return Outcome(training.state.losses, training.accuracies)
+    return Outcome(training.state.losses, training.accuracies, training.held.notes())
 
 
 class _Training:
@@ -95,9 +96,7 @@ class _Training:
         self.teacher = teacher.to(self.accelerator.device).eval() if plan.loss.asks_teacher else None
         self.regularizer = trainable.regularizer = Regularizer(trainable.network, plan.regularization)
         trainable.to(self.accelerator.device)
-        self.zeros = Zeros(trainable.network, teacher) if plan.keep_zeros else None
-        if self.zeros is not None:
-            self.zeros.restore()
+        self.held = trainable.held = Held(trainable.network, teacher, plan.holding)
         optimizers = make_optimizers(trainable, plan.rates)
         average = [p.detach().clone() for p in trainable.parameters()] if plan.average else []
         self.state = State(trainable, optimizers, average)
@@ -152,8 +151,7 @@ class _Training:
         self.accelerator.backward(loss)
         for optimizer in self.optimizers:
             optimizer.step()
-        if self.zeros is not None:
-            self.zeros.restore()
+        self.held.update(step / self.num_steps)
         self.state.losses.append(value)
         if self.state.average:
             torch._foreach_lerp_(self.state.average, [p.detach() for p in self.trainable.parameters()], 1 - self.plan.average)
@@ -178,6 +176,7 @@ class _Training:
         with torch.no_grad():
             for parameter, average in zip(self.trainable.parameters(), self.state.average, strict=False):
                 parameter.copy_(average)
+        self.held.restore()
 
     def _news(self, epoch: int, first: int, seconds: float) -> None:
         """Loss, accuracy and time left."""

@@ -13,7 +13,7 @@ Mean squared quantization error: the pull k rises while the error falls, up to a
 deep neural networks through regularization", equations 3 and 5. Deviations: of weights alone; k is a `Positive`, the paper's exp(lambda);
 it starts at 1.
 
-Both presume that a value on the grid is near its weight: true of all quantizers but those that send weights through a hyperbolic tangent.
+Both presume that a value on the grid is near its weight: true of all quantizers but those that transform weights first (``keeps_values``).
 """
 
 from __future__ import annotations
@@ -26,10 +26,9 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from halfstep.graph.edges import behind_quantizer, quantizer_of
-from halfstep.graph.operators import weighted_layers
 from halfstep.quantizers import AbstractLearnedQuantizer
 from halfstep.quantizers.learned import Positive
+from halfstep.steps.training.weights import learned_weights
 
 
 @dataclass(frozen=True)
@@ -65,16 +64,6 @@ class Regularizer(nn.Module):
             pull = self.pull.with_gradient()
             total = total + pull * squares / sum(weight.numel() for weight, _ in self._weights) - self.options.msqe * torch.log(pull)
         return total
-
-
-def learned_weights(network: GraphModule) -> list[tuple[nn.Parameter, AbstractLearnedQuantizer]]:
-    """Every stored weight that has a learned quantizer, with it."""
-    found = {}
-    for layer in weighted_layers(network):
-        quantizer, source = quantizer_of(layer.weight), behind_quantizer(layer.weight)
-        if isinstance(quantizer, AbstractLearnedQuantizer) and source.op == "get_attr":
-            found[str(source.target)] = network.get_parameter(str(source.target)), quantizer
-    return list(found.values())
 
 
 def _distance(weight: Tensor, quantizer: AbstractLearnedQuantizer) -> Tensor:

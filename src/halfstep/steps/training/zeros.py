@@ -10,12 +10,13 @@ from __future__ import annotations
 from typing import final
 
 import torch
+from torch import Tensor
 from torch.fx import GraphModule
 
 from halfstep.errors import RecipeError
 from halfstep.graph.edges import behind_quantizer, quantizer_of
 from halfstep.graph.edit import attribute
-from halfstep.graph.operators import weighted_layers
+from halfstep.graph.operators import WeightedLayer, weighted_layers
 
 
 @final
@@ -26,22 +27,27 @@ class Zeros:
         twins = {str(node.meta["name"]): node for node in reference.graph.nodes}
         self._masked = []
         for layer in weighted_layers(network):
-            source, quantizer = behind_quantizer(layer.weight), quantizer_of(layer.weight)
+            source = behind_quantizer(layer.weight)
             if source.op != "get_attr":
                 continue
             weight = attribute(network, source)
             mask = (attribute(reference, twins[str(source.meta["name"])]) == 0).to(weight.device)
-            if not bool(mask.any()):
-                continue
-            self._masked.append((weight, mask))
-            if quantizer is not None and bool(quantizer(weight.detach().masked_fill(mask, 0))[mask].any()):
-                raise RecipeError(
-                    f"Zeros of '{layer.name}' cannot be kept: its quantizer '{quantizer.name}' has no level at 0. Choose lsq for the "
-                    "weights, or symmetric levels."
-                )
+            if bool(mask.any()):
+                refuse_without_zero(layer, weight, mask)
+                self._masked.append((weight, mask))
 
     @torch.no_grad()
     def restore(self) -> None:
         """Set them to 0 again."""
         for weight, mask in self._masked:
             weight.masked_fill_(mask, 0)
+
+
+def refuse_without_zero(layer: WeightedLayer, weight: Tensor, mask: Tensor) -> None:
+    """`RecipeError` where zeros at ``mask`` would not stay zeros on the layer's grid."""
+    quantizer = quantizer_of(layer.weight)
+    if quantizer is not None and bool(quantizer(weight.detach().masked_fill(mask, 0))[mask].any()):
+        raise RecipeError(
+            f"Zeros of '{layer.name}' cannot be kept: its quantizer '{quantizer.name}' has no level at 0. Choose lsq for the "
+            "weights, or symmetric levels."
+        )
