@@ -15,10 +15,10 @@ rounded to nearest, scales have a learning rate of their own, and one of tens of
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar, final
+from typing import Annotated, ClassVar, final
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor
 from torch.fx import GraphModule
 
@@ -34,6 +34,7 @@ from halfstep.steps.correct_bias import is_quantized
 from halfstep.steps.round import layers_to_round
 from halfstep.steps.training.feed import Feed
 from halfstep.steps.training.freezing import FreezingOptions
+from halfstep.steps.training.gradual import GradualOptions
 from halfstep.steps.training.holding import Holding
 from halfstep.steps.training.loop import Plan, Precision, Watch, train
 from halfstep.steps.training.loss import Loss
@@ -55,10 +56,11 @@ class Finetune(AbstractStep):
     which rates rise; they fall in half a cosine wave after that. average: e of the moving average of the parameters that is kept in the
     end; 0 for none. distillation: share of the float network's answers in the loss, the rest being labels; 1 for data without labels.
     temperature: T. flip, shift: whether images are mirrored at random, and by how many pixels they are moved at most. precision: of the
-    layers while training. damping: how strongly weights are pulled to their codes towards the end. freezing: whether weights that jump
-    between two codes are frozen on one, with its thresholds; off without it. msqe: share of a learned pull on the error of the weights.
-    keep_zeros: whether weights that are 0 in the float network stay so. norm_samples: of the training data, as they are, on which the batch
-    norms are estimated anew in the end. checkpoint_minutes: how often the state is kept, where the run has a place for it.
+    layers while training. gradual: bits to train at first, one after the other, for gradual_share of the steps together. damping: how
+    strongly weights are pulled to their codes towards the end. freezing: whether weights that jump between two codes are frozen on one,
+    with its thresholds; off without it. msqe: share of a learned pull on the error of the weights. keep_zeros: whether weights that are 0
+    in the float network stay so. norm_samples: of the training data, as they are, on which the batch norms are estimated anew in the end.
+    checkpoint_minutes: how often the state is kept, where the run has a place for it.
     """
 
     quantizes: ClassVar[bool] = True
@@ -81,6 +83,8 @@ class Finetune(AbstractStep):
     flip: bool = False
     shift: int = Field(default=0, ge=0)
     precision: Precision = "no"
+    gradual: tuple[Annotated[int, Field(ge=2, le=16)], ...] = ()
+    gradual_share: float = Field(default=0.5, gt=0, lt=1)
     damping: float = Field(default=0.0, ge=0)
     freezing: FreezingOptions | None = None
     msqe: float = Field(default=0.0, ge=0)
@@ -99,6 +103,15 @@ class Finetune(AbstractStep):
         learned_kind(value)
         return value
 
+    @field_validator("gradual")
+    @classmethod
+    def _falls(cls, value: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        if list(value) != sorted(set(value), reverse=True):
+            raise ValueError("bits fall from one to the next, as in [8, 4, 3]")
+        if value and info.data.get("start_weights") != "float":
+            raise ValueError("a training that begins with many bits begins with the float weights: set start_weights to float")
+        return value
+
     def prepared(self, graph: GraphModule, context: Context) -> Trainable:
         """The quantized ``graph`` as something to train."""
         if context.reference is None or not is_quantized(graph):
@@ -112,7 +125,8 @@ class Finetune(AbstractStep):
             raise RecipeError(f"The step '{self.name}' has nothing to train on: run it by halfstep.quantize or halfstep.finetune.")
         trainable = self.prepared(graph, context)
         assert context.reference is not None
-        outcome = train(trainable, context.reference, self._feed(graph, context), self._plan(context), self._watch(context))
+        feed, plan, watch = self._feed(graph, context), self._plan(context), self._watch(context)
+        outcome = train(trainable, context.reference, feed, plan, watch, context.batches)
         trainable.reestimate(self._plain_batches(context.training, context.generator.initial_seed()))
         write_back(trainable, graph)
         losses = outcome.losses
@@ -155,7 +169,8 @@ class Finetune(AbstractStep):
             context.notes.append(f"{context.training.name} has no labels: only the float network's answers were trained on.")
         loss = Loss(self.distillation if has_labels else 1.0, self.temperature)
         pull, holding = Regularization(self.damping, self.msqe), Holding(self.keep_zeros, self.freezing)
-        return Plan(self.epochs, rates, loss, self.average, self.precision, pull, holding)
+        gradual = GradualOptions(self.gradual, self.gradual_share)
+        return Plan(self.epochs, rates, loss, self.average, self.precision, pull, holding, gradual)
 
     def _watch(self, context: Context) -> Watch:
         return Watch(

@@ -41,17 +41,19 @@ def trained(options: dict[str, Any], folder: Path | None = None, stop: int | Non
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "stops"),
     [
-        {"freezing": FREEZING, "learning_rate": 0.03},
-        {"freezing": FREEZING, "learning_rate": 0.03, "average": 0.5},
+        ({"freezing": FREEZING, "learning_rate": 0.03, "average": 0.5}, [6]),
+        ({"gradual": [8, 4], "freezing": FREEZING, "learning_rate": 0.03}, [3, 4]),  # 8 bits before step 3, 4 bits before step 5
+        ({"gradual": [6], "average": 0.5}, [7]),
     ],
-    ids="-".join,
+    ids=["freezing", "gradual-freezing", "gradual"],
 )
-def test_an_interrupted_run_goes_on_to_the_same_bytes(options: dict[str, Any], tmp_path: Path) -> None:
+def test_an_interrupted_run_goes_on_to_the_same_bytes(options: dict[str, Any], stops: list[int], tmp_path: Path) -> None:
     whole = trained(options)
-    with pytest.raises(StoppedError):
-        trained(options, tmp_path / "kept", stop=6)
+    for number, stop in enumerate(stops):
+        with pytest.raises(StoppedError):
+            trained(options, tmp_path / "kept", stop, resume=number > 0)
     resumed = trained(options, tmp_path / "kept", resume=True)
     assert resumed.record.notes == whole.record.notes
     expected = whole.model.state_dict()

@@ -10,8 +10,8 @@ from torch import nn
 from torch.fx import GraphModule
 
 import halfstep as hs
+from halfstep.steps.training.edges import learned_weights
 from halfstep.steps.training.regularizer import Regularization, Regularizer
-from halfstep.steps.training.weights import learned_weights
 
 
 def prepared() -> GraphModule:

@@ -24,7 +24,7 @@ from torch.fx import GraphModule
 from halfstep.errors import RecipeError
 from halfstep.grid import Quantized
 from halfstep.quantizers import QUANTIZERS, AbstractLearnedQuantizer
-from halfstep.steps.training.weights import learned_weights
+from halfstep.steps.training.edges import learned_weights
 
 
 class FreezingOptions(pydantic.BaseModel):

@@ -45,6 +45,11 @@ class Held(nn.Module):
         if self.freezing is not None:
             self.freezing.restore()
 
+    def begin(self) -> None:
+        """The grids have changed."""
+        if self.freezing is not None:
+            self.freezing.begin()
+
     def notes(self) -> list[str]:
         """What a report should say of it."""
         return [] if self.freezing is None else [f"{100 * self.freezing.share():.1f} % of the weights were frozen on their codes."]

@@ -26,6 +26,7 @@ from halfstep.steps.checkpoint import Checkpoint
 from halfstep.steps.training.accuracy import top1
 from halfstep.steps.training.diagnosis import first_broken
 from halfstep.steps.training.feed import Feed
+from halfstep.steps.training.gradual import Batches, Gradual, GradualOptions
 from halfstep.steps.training.holding import Held, Holding
 from halfstep.steps.training.loss import Loss
 from halfstep.steps.training.optimizer import Rates, make_optimizers, set_rates
@@ -50,6 +51,7 @@ class Plan:
     precision: Precision
     regularization: Regularization
     holding: Holding
+    gradual: GradualOptions
 
 
 @dataclass(frozen=True)
@@ -78,10 +80,13 @@ class Outcome:
     notes: list[str]
 
 
-def train(trainable: Trainable, teacher: GraphModule, feed: Feed, plan: Plan, watch: Watch) -> Outcome:
-    """Train in place, from where the checkpoint stands if there is one; `TrainingError` names the layer at which a loss broke."""
+def train(trainable: Trainable, teacher: GraphModule, feed: Feed, plan: Plan, watch: Watch, batches: Batches) -> Outcome:
+    """Train in place, from where the checkpoint stands if there is one; `TrainingError` names the layer at which a loss broke.
+
+    batches: calibration inputs, for grids that are found anew on the way.
+    """
     with torch.random.fork_rng(), torch.enable_grad():
-        training = _Training(trainable, teacher, feed, plan, watch)
+        training = _Training(trainable, teacher, feed, plan, watch, batches)
         try:
             training.run()
         finally:
@@ -90,7 +95,7 @@ def train(trainable: Trainable, teacher: GraphModule, feed: Feed, plan: Plan, wa
 
 
 class _Training:
-    def __init__(self, trainable: Trainable, teacher: GraphModule, feed: Feed, plan: Plan, watch: Watch) -> None:
+    def __init__(self, trainable: Trainable, teacher: GraphModule, feed: Feed, plan: Plan, watch: Watch, batches: Batches) -> None:
         self.trainable, self.feed, self.plan, self.watch = trainable, feed, plan, watch
         self.accelerator = _accelerator(plan.precision)
         self.teacher = teacher.to(self.accelerator.device).eval() if plan.loss.asks_teacher else None
@@ -103,12 +108,14 @@ class _Training:
         self.model, *self.optimizers = self.accelerator.prepare(trainable, *optimizers)
         self.per_epoch = feed.num_batches()
         self.num_steps = max(1, round(plan.epochs * self.per_epoch))
+        self.gradual = Gradual(trainable.network, plan.gradual, self.num_steps, batches)
         self.accuracies: list[float] = []
         self.quantizers = learned_in_order(trainable.network)
 
     def run(self) -> None:
         """All steps that are left, then the averages in place of the parameters."""
         if self.watch.checkpoint is not None and self.state.load(self.watch.checkpoint, self.watch.entry):
+            self.gradual.resume(self.state.num_steps - 1)
             self.watch.tell(f"Training goes on at step {self.state.num_steps} of {self.num_steps}.")
         saved = begun = time.monotonic()
         first = self.state.num_steps
@@ -137,6 +144,7 @@ class _Training:
         torch.manual_seed(hash((self.feed.seed, step, parallel.index())) % 2**63)
         inputs = tuple(_laid_out(x.to(device)) for x in batch.inputs)
         labels = None if batch.labels is None else batch.labels.to(device)
+        self._begin_stage(step)
         self.model.train()
         set_rates(self.state.optimizers, step, self.num_steps, self.plan.rates.warm_up)
         for index, quantizer in enumerate(self.quantizers):
@@ -155,6 +163,22 @@ class _Training:
         self.state.losses.append(value)
         if self.state.average:
             torch._foreach_lerp_(self.state.average, [p.detach() for p in self.trainable.parameters()], 1 - self.plan.average)
+
+    def _begin_stage(self, step: int) -> None:
+        """Other bits, if it is time for them: nothing is remembered of parameters that begin anew."""
+        begun = self.gradual.enter(step)
+        if begun is None:
+            return
+        self.held.begin()
+        new = {id(parameter) for parameter in begun}
+        for optimizer in self.state.optimizers:
+            for parameter in begun:
+                optimizer.state.pop(parameter, None)
+        for average, parameter in zip(self.state.average, self.trainable.parameters(), strict=False):
+            if id(parameter) in new:
+                average.copy_(parameter.detach())
+        bits = self.gradual.bits()
+        self.watch.tell(f"From step {step + 1} on: " + ("the recipe's grids." if bits is None else f"at least {bits} bits."))
 
     def _taught(self, inputs: tuple[Tensor, ...]) -> Any:
         """The float network's answers."""

@@ -28,7 +28,7 @@ from torch.fx import GraphModule
 
 from halfstep.quantizers import AbstractLearnedQuantizer
 from halfstep.quantizers.learned import Positive
-from halfstep.steps.training.weights import learned_weights
+from halfstep.steps.training.edges import learned_weights
 
 
 @dataclass(frozen=True)

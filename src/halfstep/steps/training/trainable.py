@@ -33,6 +33,7 @@ from halfstep.graph.tree import put
 from halfstep.quantizers import AbstractLearnedQuantizer, AccumulatorQuantizer, UniformQuantizer, in_float
 from halfstep.quantizers.learned import Positive, learned_kind
 from halfstep.registry import Spec
+from halfstep.steps.training.edges import learned_activations
 from halfstep.steps.training.live_norm import LiveNorm
 
 Batches = Callable[[], Iterable[tuple[Tensor, ...]]]
@@ -237,15 +238,10 @@ def _insert_norm(network: GraphModule, layer: WeightedLayer, deviation: Tensor, 
 
 def _start_activations(network: GraphModule, batches: Batches) -> None:
     """Show every activation quantizer the first batch of what stands on its edge in the float network."""
-    sources = {}
-    for node in network.graph.nodes:
-        if isinstance(quantizer_of(node), AbstractLearnedQuantizer) and behind_quantizer(node).op != "get_attr":
-            sources[behind_quantizer(node)] = quantizer_of(node)
+    sources = learned_activations(network)
 
     def see(node: Node, x: Tensor) -> Tensor:
-        quantizer = sources[node]
-        assert isinstance(quantizer, AbstractLearnedQuantizer)
-        quantizer.start(x)
+        sources[node].start(x)
         return x
 
     with in_float(network), in_eval_mode(network):
