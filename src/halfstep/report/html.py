@@ -337,7 +337,9 @@ def _weight_figure(layer: LayerRecord, shown: LayerFigures) -> str:
         return f"<figure><figcaption><b>Weights</b><br>{reason}</figcaption></figure>"
     swatches = ", ".join(f'<i class="swatch {kind}"></i>{kind}' for _, kind in curves)
     picture = drawing.histogram("Weights before and after quantization", *curves)
-    return f"<figure><figcaption><b>Weights</b>, log count: {swatches}</figcaption>{picture}</figure>"
+    zeros = None if layer.weight is None else layer.weight.zeros
+    shown_zeros = "" if zeros is None else f"; {100 * zeros:.1f} % are 0"
+    return f"<figure><figcaption><b>Weights</b>, log count: {swatches}{shown_zeros}</figcaption>{picture}</figure>"
 
 
 def _footer(record: RunRecord) -> str:

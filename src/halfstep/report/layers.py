@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -164,7 +165,9 @@ def _weight_grid(graph: GraphModule, layer: WeightedLayer, weights: dict[str, Te
     if not isinstance(quantizer, UniformQuantizer):
         return None
     exact = weights[str(source.meta["name"])]
-    return _grid_record(quantizer, (float(exact.min()), float(exact.max())), tensor_sqnr_db(exact, attribute(graph, source)))
+    stored = attribute(graph, source)
+    record = _grid_record(quantizer, (float(exact.min()), float(exact.max())), tensor_sqnr_db(exact, stored))
+    return dataclasses.replace(record, zeros=float((stored == 0).double().mean()))
 
 
 def _output_grid(row: _Row, statistics: Statistics) -> GridRecord | None:

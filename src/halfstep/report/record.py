@@ -25,6 +25,7 @@ class GridRecord:
     observed: tuple[float, float]  # the smallest and largest value seen (of the weights, or during calibration)
     sqnr_db: float | None  # 10 log10(E x^2 / E (x - quantized(x))^2); None where not measured or exact
     group_size: int | None = None  # inputs of a channel that share a scale; None: all of them
+    zeros: float | None = None  # share of a stored tensor's values that are 0; None: not a stored tensor
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ from halfstep.steps.training.holding import Holding
 from halfstep.steps.training.loop import Plan, Precision, Watch, train
 from halfstep.steps.training.loss import Loss
 from halfstep.steps.training.optimizer import OptimizerKind, Rates
+from halfstep.steps.training.pruning import PruningOptions
 from halfstep.steps.training.regularizer import Regularization
 from halfstep.steps.training.trainable import NormKind, Setup, Start, StartWeights, Trainable, make_trainable
 from halfstep.steps.training.write_back import write_back
@@ -59,8 +60,9 @@ class Finetune(AbstractStep):
     layers while training. gradual: bits to train at first, one after the other, for gradual_share of the steps together. damping: how
     strongly weights are pulled to their codes towards the end. freezing: whether weights that jump between two codes are frozen on one,
     with its thresholds; off without it. msqe: share of a learned pull on the error of the weights. keep_zeros: whether weights that are 0
-    in the float network stay so. norm_samples: of the training data, as they are, on which the batch norms are estimated anew in the end.
-    checkpoint_minutes: how often the state is kept, where the run has a place for it.
+    in the float network stay so. prune: which share of the weights becomes 0, in which pattern; none without it. norm_samples: of the
+    training data, as they are, on which the batch norms are estimated anew in the end. checkpoint_minutes: how often the state is kept,
+    where the run has a place for it.
     """
 
     quantizes: ClassVar[bool] = True
@@ -89,6 +91,7 @@ class Finetune(AbstractStep):
     freezing: FreezingOptions | None = None
     msqe: float = Field(default=0.0, ge=0)
     keep_zeros: bool = False
+    prune: PruningOptions | None = None
     norm_samples: int = Field(default=4096, ge=1)
     checkpoint_minutes: float = Field(default=10.0, ge=0)
 
@@ -168,7 +171,7 @@ class Finetune(AbstractStep):
         if not has_labels and self.distillation < 1:
             context.notes.append(f"{context.training.name} has no labels: only the float network's answers were trained on.")
         loss = Loss(self.distillation if has_labels else 1.0, self.temperature)
-        pull, holding = Regularization(self.damping, self.msqe), Holding(self.keep_zeros, self.freezing)
+        pull, holding = Regularization(self.damping, self.msqe), Holding(self.keep_zeros, self.freezing, self.prune)
         gradual = GradualOptions(self.gradual, self.gradual_share)
         return Plan(self.epochs, rates, loss, self.average, self.precision, pull, holding, gradual)
 

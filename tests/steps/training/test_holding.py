@@ -45,9 +45,10 @@ def trained(options: dict[str, Any], folder: Path | None = None, stop: int | Non
     [
         ({"freezing": FREEZING, "learning_rate": 0.03, "average": 0.5}, [6]),
         ({"gradual": [8, 4], "freezing": FREEZING, "learning_rate": 0.03}, [3, 4]),  # 8 bits before step 3, 4 bits before step 5
-        ({"gradual": [6], "average": 0.5}, [7]),
+        ({"gradual": [6], "average": 0.5, "prune": {"until": 0.9}}, [7]),
+        ({"prune": {"pattern": "channel"}, "freezing": FREEZING, "learning_rate": 0.03}, [3]),
     ],
-    ids=["freezing", "gradual-freezing", "gradual"],
+    ids=["freezing", "gradual-freezing", "gradual-prune", "prune-freezing"],
 )
 def test_an_interrupted_run_goes_on_to_the_same_bytes(options: dict[str, Any], stops: list[int], tmp_path: Path) -> None:
     whole = trained(options)

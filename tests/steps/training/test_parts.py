@@ -130,6 +130,18 @@ def test_estimates_taken_anew_are_the_mean_over_all_batches(generator: torch.Gen
     torch.testing.assert_close(norm.variance, torch.stack([x.var(0) for x in batches]).mean(0), rtol=1e-5, atol=1e-6)
 
 
+def test_a_channel_that_does_not_vary_is_not_blown_up(generator: torch.Generator) -> None:
+    norm = LiveNorm(torch.full((2,), 0.5), torch.tensor([0.25, 0.25]))
+    x = torch.randn(64, 2, generator=generator)
+    x[:, 1] = 3.0
+    norm.forget()
+    expected = norm(x)
+    norm.restore()
+    factor_, shift_ = norm.affine()
+    assert float(factor_[1]) == pytest.approx(0.5, rel=1e-4)
+    torch.testing.assert_close((x.double() * factor_ + shift_).float(), expected, rtol=0.02, atol=0.02)  # of 64 samples, not of 63
+
+
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
 def test_a_saved_state_goes_on_to_the_same_bytes(kind: type[torch.optim.Optimizer], tmp_path: Path) -> None:
     def made() -> State:

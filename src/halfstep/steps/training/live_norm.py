@@ -23,6 +23,7 @@ from halfstep.quantizers.learned import Positive
 
 _EPSILON = 1e-5
 _MOMENTUM = 0.1
+_CONSTANT = 1e-12  # a variance that is rounding error
 
 
 @final
@@ -63,8 +64,11 @@ class LiveNorm(nn.Module):
         self.num_batches, self.momentum = 0, None
 
     def restore(self) -> None:
-        """Estimates that follow the batches again, as in training."""
+        """Estimates that follow the batches again, as in training. A channel that did not vary counts as one of variance 1, lest what it
+        hides be blown up: its factor would be gain / sqrt(eps).
+        """
         self.momentum = _MOMENTUM
+        self.variance.masked_fill_(self.variance <= _CONSTANT, 1)
 
     def _over_processes(self, z: Tensor, gain: Tensor, momentum: float) -> Tensor:
         """The same with mean and variance over the batches of all processes; gradients go through them."""

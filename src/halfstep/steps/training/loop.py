@@ -101,7 +101,7 @@ class _Training:
         self.teacher = teacher.to(self.accelerator.device).eval() if plan.loss.asks_teacher else None
         self.regularizer = trainable.regularizer = Regularizer(trainable.network, plan.regularization)
         trainable.to(self.accelerator.device)
-        self.held = trainable.held = Held(trainable.network, teacher, plan.holding)
+        self.held = trainable.held = Held(trainable, teacher, plan.holding)
         optimizers = make_optimizers(trainable, plan.rates)
         average = [p.detach().clone() for p in trainable.parameters()] if plan.average else []
         self.state = State(trainable, optimizers, average)
@@ -159,7 +159,7 @@ class _Training:
         self.accelerator.backward(loss)
         for optimizer in self.optimizers:
             optimizer.step()
-        self.held.update(step / self.num_steps)
+        self.held.update(step, self.num_steps)
         self.state.losses.append(value)
         if self.state.average:
             torch._foreach_lerp_(self.state.average, [p.detach() for p in self.trainable.parameters()], 1 - self.plan.average)
