@@ -9,6 +9,8 @@ from pathlib import Path
 import yaml
 from typer.testing import Result
 
+import halfstep as hs
+
 TRAIN = ("--data", "images.npz", "--recipe", "lsq-w4a4", "--epochs", "2", "--batch-size", "8", "--samples", "8")
 
 
@@ -40,6 +42,21 @@ def test_a_run_is_trained_from_where_it_stands(here: Path, halfstep: Callable[..
     assert recipe["scheme"]["activations"]["type"] == "uint8"  # the grids of the run, not those of lsq-w4a4
     assert recipe["preprocessing"]["mean"] == [0.4, 0.5, 0.6]
     assert list(recipe["steps"][-1]) == ["finetune"]
+
+
+def test_levels_that_are_no_grid_leave_a_run_without_a_file_for_runtimes(here: Path, halfstep: Callable[..., Result]) -> None:
+    recipe = yaml.safe_load(Path(hs.__file__).with_name("recipes").joinpath("lsq-w4a4.yaml").read_text())
+    recipe["steps"][-1] = {"finetune": {"weights": "lq_nets", "activations": "lq_nets"}}
+    Path("own.yaml").write_text(yaml.safe_dump(recipe))
+    result = halfstep("finetune", "net.py:small", *TRAIN, "--recipe", "own.yaml", "--validation", "images.npz", "--out", "run")
+    assert result.exit_code == 0, result.output
+    assert "No ONNX file: levels that are no grid" in " ".join(result.stdout.split())
+    assert not Path("run/model.onnx").exists() and Path("run/report.html").exists()
+    again = halfstep("evaluate", "run", "--data", "images.npz")
+    assert again.exit_code == 0, again.output
+    refused = halfstep("export", "run", "--format", "c", "--out", "net_c")
+    assert refused.exit_code == 1
+    assert "by lq_nets. Train with another quantizer, such as lsq" in " ".join(refused.stderr.split())
 
 
 def test_what_does_not_train_is_refused(here: Path, halfstep: Callable[..., Result]) -> None:

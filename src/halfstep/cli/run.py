@@ -13,9 +13,13 @@ from halfstep import parallel
 from halfstep.cli.terminal import PIPE_WIDTH, output, progress, say, tell
 from halfstep.data import Data
 from halfstep.files import atomic_directory
+from halfstep.quantizers.learned import has_levels_of_its_own
+from halfstep.report.record import RunRecord
 from halfstep.report.table import summary
 from halfstep.report.words import check_sentences, program_sentences
 from halfstep.workflow.result import ONNX_FILE, RECORD_FILE, REPORT_FILE
+
+_NOT_EXPORTED = "No ONNX file: levels that are no grid have no form there. Train with another quantizer, such as lsq, to export."
 
 
 def run(
@@ -44,8 +48,10 @@ def run(
             if is_lowered:
                 hs.lower(result)
             result.save(folder)
-            hs.export.onnx(result, folder / ONNX_FILE)
-            if is_timed:
+            is_exported = not has_levels_of_its_own(result.model)
+            if is_exported:
+                hs.export.onnx(result, folder / ONNX_FILE)
+            if is_timed and is_exported:
                 if report_progress is not None:
                     report_progress("latency", 0, None)
                 result.measure_latency()
@@ -54,16 +60,22 @@ def run(
             report.json(folder / RECORD_FILE)
     if json is not None:  # only now: it may lie inside ``out``
         report.json(json)
-    output().print(summary(report.record))
-    for line in textwrap.wrap(" ".join(check_sentences(report.record.export_check)), PIPE_WIDTH):
-        say(line)
-    if report.record.program is not None:
-        for line in textwrap.wrap(" ".join(program_sentences(report.record.program)), PIPE_WIDTH):
+    _show(report.record, out, is_exported)
+
+
+def _show(record: RunRecord, out: Path, is_exported: bool) -> None:
+    """The summary, and where things are."""
+    output().print(summary(record))
+    if is_exported:
+        for line in textwrap.wrap(" ".join(check_sentences(record.export_check)), PIPE_WIDTH):
             say(line)
-    for note in report.record.notes:
+    if record.program is not None:
+        for line in textwrap.wrap(" ".join(program_sentences(record.program)), PIPE_WIDTH):
+            say(line)
+    for note in record.notes:
         say(f"Note: {note}")
     say(f"Report: {out / REPORT_FILE}")
-    say(f"Model:  {out / ONNX_FILE}")
+    say(f"Model:  {out / ONNX_FILE}" if is_exported else _NOT_EXPORTED)
 
 
 def beside(out: Path) -> Path:

@@ -61,7 +61,10 @@ def mark(graph: GraphModule) -> Marked:
         if quantizer is None:
             continue
         if not isinstance(quantizer, (UniformQuantizer, AccumulatorQuantizer)):
-            raise ExportError(f"'{node.meta['name']}': a quantizer of kind '{quantizer.name}' has no form in ONNX.")
+            raise ExportError(
+                f"'{node.meta['name']}': the levels of its quantizer, {quantizer.name}, are no grid and have no form in ONNX. Train with "
+                "another one, such as lsq, to export."
+            )
         source = behind_quantizer(node)
         if source.op == "get_attr" and quantizer.is_enabled:
             _store(marked, node, source, quantizer)

@@ -6,6 +6,7 @@ from halfstep.quantizers.binary import BinaryQuantizer
 from halfstep.quantizers.calibrated import AbstractCalibratedQuantizer
 from halfstep.quantizers.dorefa import DorefaQuantizer
 from halfstep.quantizers.learned import AbstractLearnedQuantizer
+from halfstep.quantizers.lq_nets import LqNetsQuantizer
 from halfstep.quantizers.lsq import LsqQuantizer
 from halfstep.quantizers.lsq_plus import LsqPlusQuantizer
 from halfstep.quantizers.nice import NiceQuantizer
@@ -23,6 +24,7 @@ __all__ = [
     "AccumulatorQuantizer",
     "BinaryQuantizer",
     "DorefaQuantizer",
+    "LqNetsQuantizer",
     "LsqPlusQuantizer",
     "LsqQuantizer",
     "NiceQuantizer",

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from halfstep.errors import CalibrationError, RecipeError
 from halfstep.grid import Grid
-from halfstep.quantizers.abstract import QUANTIZERS, AbstractQuantizer
+from halfstep.quantizers.abstract import QUANTIZERS, AbstractQuantizer, quantizers
 from halfstep.registry import Method, Spec, parse_spec
 
 
@@ -31,11 +31,10 @@ class AbstractLearnedQuantizer(AbstractQuantizer):
 
     Its constructor takes (grid, num_channels, num_groups, is_weight) and the method's options behind them, as keywords with defaults and
     annotations: they are what a recipe may write, and each is kept as an attribute of its name. After training `quantize` of the tensor on
-    its edge gives the codes, scale and zero point that a fixed grid takes over; a method whose levels are no such grid says so in
+    its edge gives the codes, scale and zero point that a fixed grid takes over; one whose levels are no such grid says so in
     ``is_uniform``. keeps_values: whether a value on its grid, taken for a weight, is quantized to itself.
     """
 
-    is_uniform: ClassVar[bool] = True
     keeps_values: ClassVar[bool] = True
 
     def __init__(self, grid: Grid, num_channels: int | None = None, num_groups: int | None = None, is_weight: bool = False) -> None:
@@ -44,6 +43,15 @@ class AbstractLearnedQuantizer(AbstractQuantizer):
             raise ValueError("num_channels goes with a grid that has a channel axis, num_groups with one that has groups")
         self.num_channels, self.num_groups = num_channels, num_groups
         self.is_weight = is_weight
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether its levels are a grid."""
+        return True
+
+    def scaled(self, factor: Tensor, axis: int) -> AbstractLearnedQuantizer:
+        """For a weight ``factor`` [C] times as large along ``axis``; asked of weights' quantizers that are not uniform."""
+        raise NotImplementedError(f"{self.name} has levels that are no grid, and does not say how to scale them")
 
     @abstractmethod
     def set(self, scale: Tensor, zero_point: Tensor) -> None:
@@ -144,6 +152,11 @@ def learned_kind(spec: Spec) -> tuple[type[AbstractLearnedQuantizer], dict[str, 
     options = pydantic.create_model(kind.__name__, __base__=Method, **fields)
     options.name = name
     return kind, options.from_options(given).model_dump()
+
+
+def has_levels_of_its_own(model: nn.Module) -> bool:
+    """Whether a quantizer of ``model`` stayed in it after training, because its levels are no grid."""
+    return any(isinstance(quantizer, AbstractLearnedQuantizer) for _, quantizer in quantizers(model))
 
 
 def full_spec(spec: Spec) -> Spec:

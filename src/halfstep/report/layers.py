@@ -15,7 +15,7 @@ from halfstep.graph.edit import attribute
 from halfstep.graph.names import operator_name
 from halfstep.graph.operators import ASKING, Role, WeightedLayer, clip_behind, is_float_tensor, num_tensors, role_of, weighted_layer
 from halfstep.graph.statistics import Statistics
-from halfstep.quantizers import UniformQuantizer
+from halfstep.quantizers import LqNetsQuantizer, UniformQuantizer
 from halfstep.ranges import Histogram
 from halfstep.ranges.histogram import HALF
 from halfstep.report.measure import histogram_counts, measure_sqnr, tensor_sqnr_db
@@ -128,7 +128,8 @@ def _stored_bytes(x: Tensor, user: Node | None) -> int:
     if quantizer is None or not quantizer.is_enabled:
         return x.numel() * x.element_size()
     if not isinstance(quantizer, UniformQuantizer):  # the scale of a bias is the product of two others
-        return math.ceil(x.numel() * quantizer.grid.bits / 8)
+        num_levels = quantizer.basis.numel() if isinstance(quantizer, LqNetsQuantizer) else 0
+        return math.ceil(x.numel() * quantizer.grid.bits / 8) + 4 * num_levels
     num_codes = x.numel() + (0 if quantizer.grid.symmetric else quantizer.zero_point.numel())
     return math.ceil(num_codes * quantizer.grid.bits / 8) + 4 * quantizer.scale.numel()
 

@@ -9,12 +9,14 @@ import torch
 from torch import nn
 
 import halfstep as hs
-from halfstep.errors import LoweringError
-from halfstep.graph.edges import quantizer_of
+from halfstep.errors import ExportError, LoweringError
+from halfstep.export.mark import mark
+from halfstep.graph.edges import behind_quantizer, quantizer_of
+from halfstep.graph.edit import attribute
 from halfstep.graph.operators import weighted_layers
 from halfstep.graph.serialize import duplicate, from_json, to_json
 from halfstep.integer.lower import lower
-from halfstep.quantizers import AbstractLearnedQuantizer, AccumulatorQuantizer, LsqQuantizer, UniformQuantizer
+from halfstep.quantizers import AbstractLearnedQuantizer, AccumulatorQuantizer, LqNetsQuantizer, UniformQuantizer
 from halfstep.steps.training.live_norm import LiveNorm
 from halfstep.steps.training.trainable import Setup, Trainable, make_trainable
 from halfstep.steps.training.write_back import write_back
@@ -161,15 +163,22 @@ def test_the_papers_start_reaches_every_quantizer() -> None:
     torch.testing.assert_close(quantizer.step.value, expected.detach())  # type: ignore[union-attr]
 
 
-def test_levels_that_are_no_grid_stay_in_the_graph_and_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(LsqQuantizer, "is_uniform", False)
-    trainable, result = made()
-    assert not trainable.norms
+@pytest.mark.parametrize(("activations", "per_channel"), [("lq_nets", True), ("lsq", False)])
+def test_levels_that_are_no_grid_stay_in_the_graph_and_are_refused_by_name(activations: str, per_channel: bool) -> None:
+    trainable, result = made(Setup("lq_nets", activations, "calibrated", "float", "live"), per_channel)
+    assert trainable.norms
+    shaken(trainable)
     graph = duplicate(result.model)
     write_back(trainable, graph)
     with torch.no_grad():
-        torch.testing.assert_close(graph(DATA), trainable.eval()(DATA))
+        torch.testing.assert_close(graph(DATA), trainable.eval()(DATA), rtol=1e-3, atol=1e-4)  # float32: norms folded
+    for layer in weighted_layers(graph):
+        weight = attribute(graph, behind_quantizer(layer.weight))
+        assert torch.equal(quantizer_of(layer.weight)(weight), weight)  # type: ignore[misc]
     restored = from_json(to_json(graph), graph.state_dict())
-    assert sum(isinstance(module, LsqQuantizer) for module in restored.modules()) > 4
-    with pytest.raises(LoweringError, match="inner"):
+    assert sum(isinstance(module, LqNetsQuantizer) for module in restored.modules()) >= 4
+    assert torch.equal(restored(DATA), graph(DATA))
+    with pytest.raises(LoweringError, match=r"no integer form: .*'inner.weight'.*, by lq_nets\. Train with another quantizer, such as lsq"):
         lower(restored, (DATA,))
+    with pytest.raises(ExportError, match="the levels of its quantizer, lq_nets, are no grid and have no form in ONNX"):
+        mark(graph)

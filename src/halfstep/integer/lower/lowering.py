@@ -25,7 +25,7 @@ from halfstep.integer.lower.target import Target
 from halfstep.integer.operators import AbstractOperator, Argmax, Constant
 from halfstep.integer.requantization import Rescale, relative_error, rescale
 from halfstep.integer.value import Value
-from halfstep.quantizers import AccumulatorQuantizer, UniformQuantizer
+from halfstep.quantizers import AbstractLearnedQuantizer, AccumulatorQuantizer, UniformQuantizer
 
 Lower = Callable[["Lowering", Node, Target], str]
 _SKIPPED_AT_THE_END = ("softmax", "log_softmax", "_softmax", "_log_softmax")  # keep the order of the scores
@@ -111,6 +111,7 @@ class Lowering:
 
 def lower_graph(lowering: Lowering, lower: Lower) -> tuple[list[str], list[str]]:
     """Lower every grid of the graph and every output; (names of the inputs, of the outputs). `LoweringError` lists what has no form."""
+    _refuse_levels_without_grid(lowering.graph)
     failures: dict[str, str] = {}
     outputs: list[str] = []
     for node in lowering.graph.graph.nodes:
@@ -133,6 +134,17 @@ def lower_graph(lowering: Lowering, lower: Lower) -> tuple[list[str], list[str]]
     if failures:
         raise LoweringError(_explain(failures))
     return [lowering.inputs[x] for x in placeholders], outputs
+
+
+def _refuse_levels_without_grid(graph: GraphModule) -> None:
+    """`LoweringError` where a quantizer stayed in the graph after training."""
+    nodes = [node for node in graph.graph.nodes if isinstance(quantizer_of(node), AbstractLearnedQuantizer)]
+    if nodes:
+        names = ", ".join(f"'{behind_quantizer(node).meta['name']}'" for node in nodes)
+        kinds = ", ".join(sorted({str(quantizer_of(node).name) for node in nodes}))  # type: ignore[union-attr]
+        raise LoweringError(
+            f"Levels that are no grid have no integer form: {names}, by {kinds}. Train with another quantizer, such as lsq."
+        )
 
 
 def _lower_quantizer(lowering: Lowering, node: Node, lower: Lower) -> None:

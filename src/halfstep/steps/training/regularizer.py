@@ -18,6 +18,7 @@ Both presume that a value on the grid is near its weight: true of all quantizers
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import final
@@ -70,7 +71,6 @@ def _distance(weight: Tensor, quantizer: AbstractLearnedQuantizer) -> Tensor:
     """The sum of (ŵ - clip(w))^2."""
     with torch.no_grad():
         quantized = quantizer.quantize(weight)
-        grid, shape = quantized.grid, weight.shape
-        low, high = (grid.along((code - quantized.zero_point) * quantized.scale, shape) for code in (grid.minimum, grid.maximum))
-        value = quantized.dequantize()
+        ends = [torch.full_like(quantized.codes, code) for code in (quantized.grid.minimum, quantized.grid.maximum)]
+        low, high, value = (dataclasses.replace(quantized, codes=codes).dequantize() for codes in (*ends, quantized.codes))
     return (value - torch.clamp(weight, low, high)).square().sum()

@@ -7,9 +7,8 @@ Every fixed quantizer becomes a learned one that starts on its grid. A layer who
 gain and shift are the deviation and mean that the layer's output has in the float network on the calibration data, its estimates are taken
 on the quantized network, which is batch-norm re-estimation. Behind it the length of a channel's weights does not matter; each channel is
 divided by its length n (all by the root mean square of them where the weight has one scale), so that one learning rate suits all layers.
-Afterwards the batch norm goes into the scales of the channels and the bias, exactly and without changing a code. Where the levels of a
-quantizer are no grid there is no scale it could go into: such layers train with their batch norm folded. Biases are not rounded while
-training.
+Afterwards the batch norm goes into the scales of the channels, or their levels where these are no grid, and the bias, exactly and without
+changing a code. Biases are not rounded while training.
 """
 
 from __future__ import annotations
@@ -97,8 +96,7 @@ def make_trainable(graph: GraphModule, reference: GraphModule, setup: Setup, bat
     """A copy of the quantized ``graph`` to train. reference: the float network, node for node. batches: calibration inputs."""
     network = duplicate(graph)
     _drop_quantizers_that_repeat(network)
-    can_fold = learned_kind(setup.weights)[0].is_uniform
-    named = _layers_with_norm(network, graph.meta["normalized"]) if setup.batch_norm == "live" and can_fold else {}
+    named = _layers_with_norm(network, graph.meta["normalized"]) if setup.batch_norm == "live" else {}
     if setup.start_weights == "float":
         _take_float_weights(network, reference)
     lengths = {name: _lengths(network, layer) for name, layer in named.items()}

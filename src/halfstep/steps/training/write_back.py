@@ -2,9 +2,9 @@
 
     s <- s f        bias <- h        with y = f z + h the batch norm behind a layer, f > 0
 
-Codes stay, so that the graph computes what the trained network did. A quantizer whose levels are no grid stays in the graph as it is.
-Where a scale would be too small for the layer's bias to fit into the accumulator it is raised, and the codes are the nearest on the wider
-grid.
+Codes stay, so that the graph computes what the trained network did. A quantizer whose levels are no grid stays in the graph, its levels
+times f. Where a scale would be too small for the layer's bias to fit into the accumulator it is raised, and the codes are the nearest on
+the wider grid.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _write_activation(network: GraphModule, graph: GraphModule, path: str) -> No
 
 def _keep(graph: GraphModule, fixed: UniformQuantizer, path: str, learned: AbstractLearnedQuantizer) -> None:
     """Leave a quantizer whose levels are no grid where it trained; biases of layers that read it have no grid any more."""
-    put(graph, path, copy.deepcopy(learned).cpu())
+    put(graph, path, copy.deepcopy(learned).cpu().eval())
     for node in list(graph.graph.nodes):
         bias = quantizer_of(node)
         if isinstance(bias, AccumulatorQuantizer) and fixed in bias.sources:
@@ -88,7 +88,13 @@ def _write_layer(network: GraphModule, twin: WeightedLayer, graph: GraphModule, 
     old = quantizer_of(layer.weight)
     assert isinstance(old, UniformQuantizer)
     if not learned.is_uniform:
-        _keep(graph, old, str(layer.weight.target), learned)
+        kept = learned if factor is None else learned.scaled(factor.to(learned.zero_point), layer.output_axis)
+        _keep(graph, old, str(layer.weight.target), kept)
+        with torch.no_grad():
+            codes = learned.quantize(attribute(network, behind_quantizer(twin.weight))).codes
+            value = dataclasses.replace(kept.quantize(torch.zeros_like(codes)), codes=codes).dequantize()
+            value = kept.quantize(value).dequantize()  # of two levels that are the same up to rounding, the one that stays
+        set_parameter(graph, source, value)
         return
     with torch.no_grad():
         quantized = with_integer_zero_point(learned.quantize(attribute(network, behind_quantizer(twin.weight))))
