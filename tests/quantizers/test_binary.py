@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -59,3 +60,69 @@ def test_wider_grids_and_activations_keep_what_calibration_found(generator: torc
         quantizer.set(torch.tensor(0.1), torch.tensor(0.0))
         expected = (x / 0.1).round().clamp(quantizer.grid.minimum, quantizer.grid.maximum) * 0.1
         torch.testing.assert_close(quantizer(x), expected)
+
+
+def activation(kind: str, scale: float = 0.5) -> BinaryQuantizer:
+    quantizer = BinaryQuantizer(Grid(2, True, narrow=True), activations=kind).double()  # type: ignore[arg-type]
+    quantizer.expect((None, 3, 4, 4))
+    quantizer.set(torch.tensor(scale), torch.tensor(0.0))
+    return quantizer
+
+
+def polynomial(u: torch.Tensor) -> torch.Tensor:
+    """F' of ReActNet: 2 + 2u below 0, 2 - 2u above, 0 beyond -1 and 1."""
+    return torch.where((u < -1) | (u >= 1), 0.0, torch.where(u < 0, 2 + 2 * u, 2 - 2 * u))
+
+
+def test_zero_or_one_by_the_rounding_of_the_grid(generator: torch.Generator) -> None:
+    x = torch.rand(2, 3, 4, 4, generator=generator, dtype=torch.float64)
+    weights = torch.randn(x.shape, generator=generator, dtype=torch.float64)
+    quantizer = activation("zero_one")
+    output, in_x = gradients(quantizer, x, weights)
+    assert torch.equal(output, torch.where(x > 0.25, 0.5, 0.0))
+    torch.testing.assert_close(in_x, weights * polynomial((x - 0.25) / 0.25))
+    assert quantizer.is_uniform and quantizer.shift is None
+    assert torch.equal(uniform_of(quantizer.quantize(x))(x), output)
+
+
+def test_signs_around_a_shift_of_each_channel(generator: torch.Generator) -> None:
+    x = torch.rand(2, 3, 4, 4, generator=generator, dtype=torch.float64)
+    weights = torch.randn(x.shape, generator=generator, dtype=torch.float64)
+    quantizer = activation("signs").double()
+    assert quantizer.shift is not None and quantizer.shift.shape == (3,)
+    with torch.no_grad():
+        quantizer.shift.copy_(torch.tensor([-0.2, 0.0, 0.6]))
+    c = 0.25 * (1 + quantizer.shift.detach()).view(1, 3, 1, 1)
+    output, in_x = gradients(quantizer, x, weights)
+    assert torch.equal(output, torch.where(x < c, -0.25, 0.25))
+    slope = polynomial((x - c) / 0.25)
+    torch.testing.assert_close(in_x, weights * slope)
+    torch.testing.assert_close(quantizer.shift.grad, -0.25 * (weights * slope).sum((0, 2, 3)))  # of (c - b) / b
+    assert not quantizer.is_uniform
+
+
+def test_the_slope_is_that_of_the_step() -> None:
+    """It sums up to what the value rises by, s."""
+    x = torch.linspace(0, 0.5, 10_001, dtype=torch.float64)
+    for kind in ("zero_one", "signs"):
+        quantizer = BinaryQuantizer(Grid(2, True, narrow=True), activations=kind).double()  # type: ignore[arg-type]
+        quantizer.set(torch.tensor(0.5), torch.tensor(0.0))
+        _, in_x = gradients(quantizer, x, torch.ones_like(x))
+        assert float(in_x.mean()) * 0.5 == pytest.approx(0.5, rel=1e-3)
+
+
+def test_shifts_are_saved_and_loaded(generator: torch.Generator) -> None:
+    x = torch.rand(2, 3, 4, 4, generator=generator, dtype=torch.float64)
+    quantizer = activation("signs")
+    with torch.no_grad():
+        quantizer.shift.copy_(torch.tensor([-0.2, 0.0, 0.6]))  # type: ignore[union-attr]
+    configuration = quantizer.configuration()
+    fresh = BinaryQuantizer(Grid(**configuration.pop("grid")), **configuration).double()
+    fresh.load_state_dict(quantizer.state_dict())
+    fresh.is_enabled = True
+    assert torch.equal(fresh(x), quantizer(x))
+
+
+def test_other_grids_are_not_binary() -> None:
+    for grid in (Grid(8, False), Grid(2, False), Grid(2, True, symmetric=False)):
+        assert BinaryQuantizer(grid, activations="signs").is_uniform

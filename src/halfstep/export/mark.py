@@ -61,10 +61,9 @@ def mark(graph: GraphModule) -> Marked:
         if quantizer is None:
             continue
         if not isinstance(quantizer, (UniformQuantizer, AccumulatorQuantizer)):
-            raise ExportError(
-                f"'{node.meta['name']}': the levels of its quantizer, {quantizer.name}, are no grid and have no form in ONNX. Train with "
-                "another one, such as lsq, to export."
-            )
+            way_out = getattr(quantizer, "way_out", "Use another quantizer")
+            name = node.meta["name"]
+            raise ExportError(f"'{name}': the levels of its quantizer, {quantizer.name}, are no grid and have no form in ONNX. {way_out}.")
         source = behind_quantizer(node)
         if source.op == "get_attr" and quantizer.is_enabled:
             _store(marked, node, source, quantizer)

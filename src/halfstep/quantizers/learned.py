@@ -32,10 +32,12 @@ class AbstractLearnedQuantizer(AbstractQuantizer):
     Its constructor takes (grid, num_channels, num_groups, is_weight) and the method's options behind them, as keywords with defaults and
     annotations: they are what a recipe may write, and each is kept as an attribute of its name. After training `quantize` of the tensor on
     its edge gives the codes, scale and zero point that a fixed grid takes over; one whose levels are no such grid says so in
-    ``is_uniform``. keeps_values: whether a value on its grid, taken for a weight, is quantized to itself.
+    ``is_uniform``. keeps_values: whether a value on its grid, taken for a weight, is quantized to itself. way_out: what to do where one
+    that is not uniform has no form.
     """
 
     keeps_values: ClassVar[bool] = True
+    way_out: ClassVar[str] = "Train with another quantizer, such as lsq"
 
     def __init__(self, grid: Grid, num_channels: int | None = None, num_groups: int | None = None, is_weight: bool = False) -> None:
         super().__init__(grid)
@@ -60,6 +62,9 @@ class AbstractLearnedQuantizer(AbstractQuantizer):
     @abstractmethod
     def start(self, x: Tensor) -> None:
         """Start as the paper does, from the values on the edge: a weight, or the first batch of an activation. `set` comes before it."""
+
+    def expect(self, shape: tuple[int | None, ...]) -> None:
+        """Told before a training what shape the tensor on its edge has, None for free sizes. Most methods do not care."""
 
     def follow(self, done: float, index: int, count: int) -> None:
         """Told before every step of a training run: the share of it that is done, and that this is quantizer ``index`` of ``count``, in

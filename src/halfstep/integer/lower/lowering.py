@@ -138,13 +138,12 @@ def lower_graph(lowering: Lowering, lower: Lower) -> tuple[list[str], list[str]]
 
 def _refuse_levels_without_grid(graph: GraphModule) -> None:
     """`LoweringError` where a quantizer stayed in the graph after training."""
-    nodes = [node for node in graph.graph.nodes if isinstance(quantizer_of(node), AbstractLearnedQuantizer)]
-    if nodes:
-        names = ", ".join(f"'{behind_quantizer(node).meta['name']}'" for node in nodes)
-        kinds = ", ".join(sorted({str(quantizer_of(node).name) for node in nodes}))  # type: ignore[union-attr]
-        raise LoweringError(
-            f"Levels that are no grid have no integer form: {names}, by {kinds}. Train with another quantizer, such as lsq."
-        )
+    found = {node: quantizer for node in graph.graph.nodes if isinstance(quantizer := quantizer_of(node), AbstractLearnedQuantizer)}
+    if found:
+        names = ", ".join(f"'{behind_quantizer(node).meta['name']}'" for node in found)
+        kinds = ", ".join(sorted({quantizer.name for quantizer in found.values()}))
+        ways = ". ".join(sorted({quantizer.way_out for quantizer in found.values()}))
+        raise LoweringError(f"Levels that are no grid have no integer form: {names}, by {kinds}. {ways}.")
 
 
 def _lower_quantizer(lowering: Lowering, node: Node, lower: Lower) -> None:

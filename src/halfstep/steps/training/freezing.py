@@ -56,31 +56,29 @@ class Freezing(nn.Module):
                     f"Codes of '{quantizer.name}' cannot be frozen: a value on its grid, taken for a weight, need not stay there. Leave "
                     f"out the option freezing, or choose one of these for the weights: {known}."
                 )
-        self.weights = nn.ModuleList(FrozenWeight(weight, quantizer) for weight, quantizer in weights)
+        self._found = [FrozenWeight(weight, quantizer) for weight, quantizer in weights]
+        self.weights = nn.ModuleList(self._found)  # for the state
 
     def update(self, done: float) -> None:
         """After a step of the optimizer; done: the share of the steps that lay before it."""
         threshold = self.options.threshold(done)
-        for weight in self.weights:
-            assert isinstance(weight, FrozenWeight)
+        for weight in self._found:
             weight.update(threshold, self.options.momentum)
 
     def restore(self) -> None:
         """Frozen weights on their codes, whatever else moved them."""
-        for weight in self.weights:
-            assert isinstance(weight, FrozenWeight)
+        for weight in self._found:
             weight.restore()
 
     def begin(self) -> None:
         """Nothing is frozen, and codes are those of now: the grids have changed."""
-        for weight in self.weights:
-            assert isinstance(weight, FrozenWeight)
+        for weight in self._found:
             weight.begin()
 
     def share(self) -> float:
         """Of the weights, how many are frozen; 0 to 1."""
-        masks = [weight.is_frozen for weight in self.weights]
-        return sum(int(mask.sum()) for mask in masks) / max(sum(mask.numel() for mask in masks), 1)  # type: ignore[operator, misc]
+        masks = [weight.is_frozen for weight in self._found]
+        return sum(int(mask.sum()) for mask in masks) / max(sum(mask.numel() for mask in masks), 1)
 
 
 @final

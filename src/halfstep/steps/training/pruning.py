@@ -106,28 +106,26 @@ class Pruning(nn.Module):
             norm = network.get_submodule(trainable.norms[layer.name]) if layer.name in trainable.norms else None
             assert norm is None or isinstance(norm, LiveNorm)
             found.append(PrunedWeight(network, layer, norm, options.pattern == "channel"))
-        self.weights = nn.ModuleList(found)
+        self._found = found
+        self.weights = nn.ModuleList(found)  # for the state
 
     def update(self, step: int, num_steps: int) -> None:
         """After step ``step`` of the optimizer."""
         is_due, share = self.options.is_due(step, num_steps), self.options.share(step, num_steps)
-        for weight in self.weights:
-            assert isinstance(weight, PrunedWeight)
+        for weight in self._found:
             if is_due:
                 weight.find(self.options, share)
         self.restore()
 
     def restore(self) -> None:
         """Set the weights to 0 again."""
-        for weight in self.weights:
-            assert isinstance(weight, PrunedWeight)
+        for weight in self._found:
             weight.restore()
 
     def note(self) -> str:
         """For the report."""
-        masks = [weight.is_zero for weight in self.weights]
-        total = sum(mask.numel() for mask in masks)  # type: ignore[operator, misc]
-        share = sum(int(mask.sum()) for mask in masks) / max(total, 1)  # type: ignore[operator]
+        masks = [weight.is_zero for weight in self._found]
+        share = sum(int(mask.sum()) for mask in masks) / max(sum(mask.numel() for mask in masks), 1)
         skipped = f" The pattern does not fit {', '.join(self.skipped)}." if self.skipped else ""
         return f"Pruned ({self.options.pattern}): {100 * share:.1f} % of the weights of {len(masks)} layers are 0.{skipped}"
 

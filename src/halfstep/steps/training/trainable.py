@@ -23,7 +23,7 @@ from torch.fx import GraphModule, Node
 
 from halfstep.graph.capture import in_eval_mode
 from halfstep.graph.channels import num_reads, scale_channels
-from halfstep.graph.edges import behind_quantizer, is_weight_edge, quantizer_of
+from halfstep.graph.edges import behind_quantizer, quantizer_of
 from halfstep.graph.edit import attribute, finish, set_parameter
 from halfstep.graph.operators import WeightedLayer, weighted_layers
 from halfstep.graph.run import cut, observe
@@ -32,7 +32,7 @@ from halfstep.graph.tree import put
 from halfstep.quantizers import AbstractLearnedQuantizer, AccumulatorQuantizer, UniformQuantizer, in_float
 from halfstep.quantizers.learned import Positive, learned_kind
 from halfstep.registry import Spec
-from halfstep.steps.training.edges import learned_activations
+from halfstep.steps.training.edges import is_stored_weight, learned_activations, leave_first_call
 from halfstep.steps.training.live_norm import LiveNorm
 
 Batches = Callable[[], Iterable[tuple[Tensor, ...]]]
@@ -116,26 +116,18 @@ def _drop_quantizers_that_repeat(network: GraphModule) -> None:
     A quantizer is called again behind operators that move its values (`place_quantizers`), where it changes nothing; but its slope would be
     counted twice, and what lies on the last code would lose its gradient.
     """
-    seen: set[str] = set()
+    for path in dict.fromkeys(str(node.target) for node in network.graph.nodes if quantizer_of(node) is not None):
+        leave_first_call(network, path)
     for node in list(network.graph.nodes):
-        quantizer = quantizer_of(node)
-        if quantizer is None:
-            continue
-        if isinstance(quantizer, AccumulatorQuantizer) or (str(node.target) in seen and not is_stored_weight(node)):
+        if isinstance(quantizer_of(node), AccumulatorQuantizer):
             node.replace_all_uses_with(node.args[0])
             network.graph.erase_node(node)
-        seen.add(str(node.target))
 
 
 def learned_in_order(network: GraphModule) -> list[AbstractLearnedQuantizer]:
     """Its learned quantizers in the order of computation."""
     found = [quantizer_of(node) for node in network.graph.nodes]
     return list(dict.fromkeys(quantizer for quantizer in found if isinstance(quantizer, AbstractLearnedQuantizer)))
-
-
-def is_stored_weight(node: Node) -> bool:
-    """Whether a quantizer node stands between a parameter and a layer that multiplies by it."""
-    return is_weight_edge(node) and behind_quantizer(node).op == "get_attr"
 
 
 def _layers_with_norm(network: GraphModule, normalized: Iterable[str]) -> dict[str, WeightedLayer]:
@@ -207,6 +199,7 @@ def _learn(network: GraphModule, setup: Setup, named: dict[str, WeightedLayer], 
         kind, options = learned_kind(setup.weights if is_weight else setup.activations)
         sizes = dict(zip(("num_channels", "num_groups"), fixed.scale.shape, strict=False))
         quantizer = kind(fixed.grid, **sizes, is_weight=source.op == "get_attr", **options)
+        quantizer.expect(source.meta.get("shape", ()))
         scale = fixed.scale
         if source in owners:
             layer, length = named[owners[source]], lengths[owners[source]]

@@ -23,8 +23,9 @@ from halfstep.grid import Grid, Quantized
 from halfstep.quantizers import AbstractLearnedQuantizer, AccumulatorQuantizer, UniformQuantizer, quantizers
 from halfstep.quantizers.freeze import along_channels, uniform_of, with_integer_zero_point
 from halfstep.steps.calibrate import least_scale
+from halfstep.steps.training.edges import is_stored_weight, leave_first_call
 from halfstep.steps.training.live_norm import LiveNorm
-from halfstep.steps.training.trainable import Trainable, is_stored_weight
+from halfstep.steps.training.trainable import Trainable
 
 
 def write_back(trainable: Trainable, graph: GraphModule) -> None:
@@ -65,7 +66,11 @@ def _write_activation(network: GraphModule, graph: GraphModule, path: str) -> No
 
 
 def _keep(graph: GraphModule, fixed: UniformQuantizer, path: str, learned: AbstractLearnedQuantizer) -> None:
-    """Leave a quantizer whose levels are no grid where it trained; biases of layers that read it have no grid any more."""
+    """Leave a quantizer whose levels are no grid where it trained, and there alone: a second call need not find its levels on its levels.
+
+    Biases of layers that read it have no grid any more.
+    """
+    leave_first_call(graph, path)
     put(graph, path, copy.deepcopy(learned).cpu().eval())
     for node in list(graph.graph.nodes):
         bias = quantizer_of(node)
@@ -88,7 +93,7 @@ def _write_layer(network: GraphModule, twin: WeightedLayer, graph: GraphModule, 
     old = quantizer_of(layer.weight)
     assert isinstance(old, UniformQuantizer)
     if not learned.is_uniform:
-        kept = learned if factor is None else learned.scaled(factor.to(learned.zero_point), layer.output_axis)
+        kept = learned if factor is None else learned.scaled(factor.float(), layer.output_axis)
         _keep(graph, old, str(layer.weight.target), kept)
         with torch.no_grad():
             codes = learned.quantize(attribute(network, behind_quantizer(twin.weight))).codes
