@@ -6,7 +6,7 @@
     activations:                  x̂ = s round(clip(x, 0, a) / s),   s = a / p         dx̂/da = 0 inside, 1 beyond
 
 a: clipping point, of activations learned, s: a over the highest code. Baskin et al. 2018, "NICE: noise injection and clamping estimation
-for neural network quantization", section 3. Started as in the paper, a = mean + 3 standard deviations of the weights; else where
+for neural network quantization". Started as in the paper, a = mean + 3 standard deviations of the weights; else where
 calibration put it. The turns follow each other in the order of computation during the share ``turns`` of the training; outside a training
 run of the step `finetune`, and whenever the network is in eval mode, all weights are on their codes.
 

@@ -6,7 +6,7 @@
 
 c: centre, d: half the width, g: exponent, h: highest code, u: its value. What lies below c - d is pruned, what lies above c + d is clipped;
 all slopes are 0 there. a: upper end of an activation's interval, p: its highest code. Jung et al. 2019, "Learning to quantize deep
-networks by optimizing quantization intervals with task loss", equations 1 to 5. The paper names no start; both starts take the interval
+networks by optimizing quantization intervals with task loss". The paper names no start; both starts take the interval
 [0, h s] of the calibrated scale s, on which the codes are those of rounding to nearest.
 
 Deviations: u is h s, a constant, instead of 1, so that a trained network keeps computing what it computed (behind a batch norm it makes no

@@ -4,7 +4,7 @@
 
 E: over the values that share a scale. h: highest code. c1, c2: from the number of bits, such that a is near the clipping point with the
 least squared error for six distributions (normal, uniform, Laplace, logistic, triangular, von Mises) by one linear fit. Choi et al. 2019,
-"Accurate and efficient 2-bit quantized neural networks", section 3, the weights that go with `pact`.
+"Accurate and efficient 2-bit quantized neural networks", the weights that go with `pact`.
 
 Deviations: the paper's levels for 2 bits are -a, -a/3, a/3 and a, with c1 = 3.12 and c2 = 2.064; here they hold 0, so that b bits are b
 bits, and the constants are those of the same fit for these levels, on 20 001 quantiles of each distribution. They serve 2 to 4 bits, as in

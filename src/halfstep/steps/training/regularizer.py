@@ -7,10 +7,10 @@ w: weights of all layers that have a learned quantizer, ŵ: their values on the 
 code, counted from the zero point, t of T: steps.
 
 Damping: weights near the middle between two codes jump back and forth while training; it pulls them to the nearer code, more and more.
-Nagel et al. 2022, "Overcoming oscillations in quantization-aware training", equation 5 and section 4.2. No deviation.
+Nagel et al. 2022, "Overcoming oscillations in quantization-aware training", oscillation dampening. No deviation.
 
 Mean squared quantization error: the pull k rises while the error falls, up to a / E. Choi, El-Khamy and Lee 2018, "Learning low precision
-deep neural networks through regularization", equations 3 and 5. Deviations: of weights alone; k is a `Positive`, the paper's exp(lambda);
+deep neural networks through regularization". Deviations: of weights alone; k is a `Positive`, the paper's exp(lambda);
 it starts at 1.
 
 Both presume that a value on the grid is near its weight: true of all quantizers but those that transform weights first (``keeps_values``).
