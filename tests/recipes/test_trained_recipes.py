@@ -17,7 +17,13 @@ from halfstep.graph.run import observe
 
 @pytest.mark.parametrize(
     ("name", "levels"),
-    [("pact-sawb-w4a4", set(range(-7, 8))), ("sat-w1a8", {-1, 1}), ("binary-w1a8", {-1, 1}), ("binary-w1a1", {-1, 1})],
+    [
+        ("pact-sawb-w4a4", set(range(-7, 8))),
+        ("faq-w4a4", set(range(-7, 8))),
+        ("sat-w1a8", {-1, 1}),
+        ("binary-w1a8", {-1, 1}),
+        ("binary-w1a1", {-1, 1}),
+    ],
     ids=lambda x: str(x)[:14],
 )
 def test_it_trains_and_its_integers_are_its_simulation(name: str, levels: set[int]) -> None:
