@@ -31,7 +31,9 @@ def test_it_trains_and_its_integers_are_its_simulation(name: str, levels: set[in
     result = hs.finetune(digits_network(), data, name, options={"epochs": 0.5, "batch_size": 64})
     hs.lower(result)
     program = result.record.program
-    assert program is not None and all(operator.num_differing == 0 for operator in program.operators)
+    assert program is not None
+    assert all(operator.num_differing <= 1e-4 * operator.num_codes for operator in program.operators)  # ties, by one code
+    assert all(operator.max_difference <= 1 for operator in program.operators)
     codes = {int(code) for codes in weight_codes(result) for code in codes.unique()}
     assert codes <= levels and {min(levels), max(levels)} <= codes
 
