@@ -57,7 +57,7 @@ class _OnGrid(torch.autograd.Function):
 
 def _inner(a: Tensor, b: Tensor, along: torch.Size) -> Tensor:
     """The sum of ``a b`` over all axes that ``along`` does not have."""
-    if len(along) or a.stride() != b.stride() or a.dtype != b.dtype or not _is_dense(a):
+    if len(along) or a.stride() != b.stride() or a.dtype != b.dtype or not is_dense(a):
         return (a * b).sum_to_size(along)
     flat_a, flat_b = (x.as_strided((x.numel(),), (1,)) for x in (a, b))
     if a.dtype == torch.bfloat16:  # in which a long sum is slow, and stops growing
@@ -65,7 +65,7 @@ def _inner(a: Tensor, b: Tensor, along: torch.Size) -> Tensor:
     return torch.dot(flat_a, flat_b)
 
 
-def _is_dense(x: Tensor) -> bool:
+def is_dense(x: Tensor) -> bool:
     """Whether its values fill one stretch of memory."""
     return x.is_contiguous() or (x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last))
 
