@@ -6,8 +6,7 @@ from typing import Any
 
 HALFSTEP, ORT = "halfstep_encoder.py", "ort_encoder.py"
 _FLOAT = {"activations": {"type": "float"}}
-_SUMS = [{"pattern": pattern, "activations": "float"} for pattern in ("*:add*", "*LayerNorm*")]
-_RESIDUAL = {"addends": "float", "overrides": _SUMS}
+_RESIDUAL = {"addends": "float", "overrides": [{"pattern": "*:add*", "activations": "float"}]}
 
 
 @dataclass(frozen=True)
@@ -20,8 +19,8 @@ class Row:
     note: str
 
 
-def _own(name: str, note: str, scheme: dict[str, Any], method: Any = "nearest", smooth: float | None = None) -> Row:
-    before = [] if smooth is None else [{"smooth": {"alpha": smooth}}]
+def _own(name: str, note: str, scheme: dict[str, Any], method: Any = "nearest", smooth: dict[str, Any] | None = None) -> Row:
+    before = [] if smooth is None else [{"smooth": smooth}]
     steps = [*before, "place_quantizers", "calibrate", {"round": {"method": method}}]
     return Row(name, HALFSTEP, (json.dumps({"name": name, "scheme": scheme, "steps": steps}),), note)
 
@@ -39,16 +38,19 @@ def _weights(bits: int, group_size: int, method: Any, label: str, symmetric: boo
 
 
 _ADAROUND = {"adaround": {"num_iterations": 200, "batch_size": 8}}
-_INT8 = {"weights": {"type": "int8", "narrow": True}}
+_INT8, _INT4 = {"weights": {"type": "int8", "narrow": True}}, {"weights": {"type": "int4"}}
+_WIDE, _WITHIN = {"norm_inputs": "uint16", "addends": "uint16"}, {"alpha": "least_error", "insert": False}
 ROWS = {
     row.name: row
     for row in (
         Row("float", ORT, ("float",), "torch.onnx.export"),
-        _own("int8", "recipe int8: sums on grids too", _INT8),
-        _own("w8a8", "sums and normalizations in float", _INT8 | _RESIDUAL),
-        _own("w8a8_smooth", "the same behind smooth, alpha 0.5", _INT8 | _RESIDUAL, smooth=0.5),
-        _own("w8a8_smooth_07", "the same, alpha 0.7", _INT8 | _RESIDUAL, smooth=0.7),
-        _own("w4a8_smooth", "int4 a channel, lattice, behind smooth, 0.7", {"weights": {"type": "int4"}} | _RESIDUAL, "lattice", 0.7),
+        Row("transformer_int8", HALFSTEP, ("transformer-int8",), "shipped recipe: sums in 16 bits, integers throughout"),
+        Row("int8", HALFSTEP, ("int8",), "shipped recipe: sums in 8 bits too"),
+        _own("w8a8", "sums in float, nothing smoothed", _INT8 | _RESIDUAL),
+        _own("w8a8_smooth", "the same behind smooth, alpha 0.5, divisions inserted", _INT8 | _RESIDUAL, smooth={"alpha": 0.5}),
+        _own("w8a8_smooth_07", "the same, alpha 0.7", _INT8 | _RESIDUAL, smooth={"alpha": 0.7}),
+        _own("w4a8", "transformer-int8 with int4 a channel; lattice", _INT4 | _WIDE, "lattice", _WITHIN),
+        _own("w4a8_nearest", "the same; nearest", _INT4 | _WIDE, "nearest", _WITHIN),
         _weights(4, 0, "nearest", "nearest"),
         _weights(4, 0, "lattice", "lattice"),
         *(_weights(4, size, method, method) for size in (128, 32) for method in ("nearest", "gptq", "lattice")),

@@ -1,4 +1,4 @@
-"""halfstep on the sentence encoder: ``halfstep.quantize`` with the recipe given as JSON, then the ONNX file, verified.
+"""halfstep on the sentence encoder: ``halfstep.quantize`` with a shipped recipe or one given as JSON, then the ONNX file, verified.
 
 What compiled solvers need once in a process goes into the part ``warm_up`` and not into the method's seconds.
 """
@@ -14,7 +14,7 @@ from harness.sentences import CALIBRATION, sentences
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("recipe", help="as JSON")
+    parser.add_argument("recipe", help="a shipped name, or JSON")
     parser.add_argument("--groups", default="matmul_nbits")
     parser.add_argument("--model", type=Path, required=True, help="the ONNX file to write")
     parser.add_argument("--out", type=Path, required=True, help="the JSON file with the row")
@@ -30,7 +30,8 @@ def main() -> None:
     inputs = tuple(torch.from_numpy(array) for array in tokens(sentences(CALIBRATION)))
     warm_up()
     marks.reach("ready")
-    result = hs.quantize(model, calibration=[(inputs, None)], recipe=hs.Recipe.parse(json.loads(given.recipe)))
+    recipe = hs.Recipe.parse(json.loads(given.recipe)) if given.recipe.startswith("{") else hs.Recipe.load(given.recipe)
+    result = hs.quantize(model, calibration=[(inputs, None)], recipe=recipe)
     marks.reach("quantized")
     check = hs.export.onnx(result, given.model, groups=given.groups)
     marks.reach("exported")

@@ -13,6 +13,7 @@ from halfstep.graph.capture import capture
 from halfstep.graph.names import operator_name
 from halfstep.graph.run import run
 from halfstep.graph.statistics import Statistics
+from halfstep.quantizers import quantizers
 from halfstep.steps import Context, PlaceQuantizers, Scheme, Smooth
 
 SIZE = 12
@@ -41,13 +42,14 @@ class PreNorm(nn.Module):
 class PostNorm(nn.Module):
     """The sum reads it too, as in BERT."""
 
-    def __init__(self) -> None:
+    def __init__(self, norm: nn.Module | None = None, dropout: float = 0.0) -> None:
         super().__init__()
-        self.norm, self.up, self.down = nn.LayerNorm(SIZE), nn.Linear(SIZE, 20), nn.Linear(20, SIZE)
+        self.norm, self.up, self.down = norm or nn.LayerNorm(SIZE), nn.Linear(SIZE, 20), nn.Linear(20, SIZE)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.norm(x)
-        found: Tensor = x + self.down(nn.functional.gelu(self.up(x)))
+        x = self.dropout(self.norm(x))
+        found: Tensor = x + self.dropout(self.down(nn.functional.gelu(self.up(x))))
         return found
 
 
@@ -88,6 +90,8 @@ NETWORKS = {
     "rms norm": lambda: PreNorm(nn.RMSNorm(SIZE)),
     "rms norm written out": lambda: PreNorm(WrittenOut()),
     "post-norm": PostNorm,
+    "post-norm, dropout": lambda: PostNorm(layer_norm(), dropout=0.5),
+    "post-norm, written out": lambda: PostNorm(WrittenOut()),
     "chain": Chain,
     "nothing in front": lambda: nn.Linear(SIZE, 5),
 }
@@ -100,9 +104,9 @@ def smoothed(model: nn.Module, x: Tensor, **options: object) -> tuple[GraphModul
     return before, Smooth.from_options(options).apply(after, context), context  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("alpha", [0.0, 0.5, 0.8, 1.0])
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 0.8, 1.0, "least_error"])
 @pytest.mark.parametrize("name", list(NETWORKS))
-def test_the_network_computes_what_it_computed(name: str, alpha: float, generator: torch.Generator) -> None:
+def test_the_network_computes_what_it_computed(name: str, alpha: object, generator: torch.Generator) -> None:
     """On inputs it was not smoothed on. In float32 each product of up to 20 terms may move by 20 units in the last place of its largest
     term, and factors of up to 50 ** 1 do not change that: relative to the outputs 1e-5.
     """
@@ -116,27 +120,53 @@ def test_the_network_computes_what_it_computed(name: str, alpha: float, generato
 
 
 @pytest.mark.parametrize(
-    ("name", "num_within", "num_inserted"),
+    ("name", "num_within", "num_copies", "num_inserted"),
     [
-        ("layer norm", 1, 1),  # `last` reads a product: a division
-        ("layer norm without bias", 1, 1),
-        ("layer norm without weights", 0, 2),
-        ("rms norm", 1, 1),
-        ("rms norm written out", 1, 1),
-        ("post-norm", 0, 2),
-        ("chain", 1, 1),
-        ("nothing in front", 0, 1),
+        ("layer norm", 1, 0, 1),  # `last` reads a product: a division
+        ("layer norm without bias", 1, 0, 1),
+        ("layer norm without weights", 0, 0, 2),
+        ("rms norm", 1, 0, 1),
+        ("rms norm written out", 1, 0, 1),
+        ("post-norm", 0, 1, 1),
+        ("post-norm, dropout", 0, 1, 1),
+        ("post-norm, written out", 0, 1, 1),
+        ("chain", 1, 0, 1),
+        ("nothing in front", 0, 0, 1),
     ],
 )
-def test_where_the_division_goes(name: str, num_within: int, num_inserted: int, generator: torch.Generator) -> None:
+def test_where_the_division_goes(name: str, num_within: int, num_copies: int, num_inserted: int, generator: torch.Generator) -> None:
     torch.manual_seed(1)
     model, x = NETWORKS[name]().eval(), outliers(generator, 16, 3)
     before, after, context = smoothed(model, x)
-    divisions = [node for node in after.graph.nodes if operator_name(node) == "div"]
-    assert len(divisions) == num_inserted
-    assert f"{num_within} times within what writes them, {num_inserted} times by a division" in context.notes[0]
+    assert _count(after, "div") == num_inserted
+    where = f"{num_within} times within what writes them, {num_copies} times within a copy of it, {num_inserted} times by a division"
+    assert where in context.notes[0]
     _, without, _ = smoothed(model, x, insert=False)
-    assert [node.target for node in without.graph.nodes] == [node.target for node in before.graph.nodes]
+    assert _count(without, "div") == 0
+    norms = ("layer_norm", "rms_norm", "mul")
+    assert _count(without, *norms) == _count(before, *norms) + num_copies
+    names = [str(node.meta["name"]) for node in after.graph.nodes if node.op.startswith("call")]
+    assert len(names) == len(set(names))
+
+
+def _count(graph: GraphModule, *names: str) -> int:
+    return sum(operator_name(node) in names for node in graph.graph.nodes)
+
+
+def test_a_norm_that_a_sum_reads_as_well_has_two_grids(generator: torch.Generator) -> None:
+    """The addend keeps its large channel, on a grid of 16 bits; the linear layer reads the smoothed copy in 8. In integers too."""
+    torch.manual_seed(1)
+    model, x = NETWORKS["post-norm, dropout"]().eval(), torch.randn(64, 3, SIZE, generator=generator)
+    with torch.no_grad():
+        model.norm.weight[2] = 50.0
+    shipped = hs.Recipe.load("transformer-int8")
+    recipe = shipped.model_copy(update={"scheme": shipped.scheme.model_copy(update={"inputs": "uint16"})})
+    result = hs.quantize(model, x, recipe)
+    grids = {path: quantizer.grid.type_name for path, quantizer in quantizers(result.model)}
+    assert grids["quantizers.dropout_smoothed"] == "uint8" and grids["quantizers.dropout"] == "uint16" == grids["quantizers.down"]
+    program = hs.lower(result)
+    kinds = [operator.kind for operator in program.operators]
+    assert kinds.count("layer_norm") == 2 and result.record.program is not None and result.record.program.max_difference <= 1
 
 
 def test_the_factors_are_those_of_equation_4(generator: torch.Generator) -> None:

@@ -44,7 +44,7 @@ def insert_quantizer(
         graph.add_submodule(path, quantizer)
     with graph.graph.inserting_after(source):
         node = graph.graph.call_module(path, (source,))
-    node.meta = {**source.meta, "name": _free_name(graph, f"{source.meta['name']}:quantize")}
+    node.meta = {**source.meta, "name": free_name(graph, f"{source.meta['name']}:quantize")}
     chosen = set(source.users) if users is None else users
     source.replace_all_uses_with(node, delete_user_cb=lambda other: other is not node and other in chosen)
     return node
@@ -65,7 +65,8 @@ def finish(graph: GraphModule) -> GraphModule:
     return graph
 
 
-def _free_name(graph: GraphModule, name: str) -> str:
+def free_name(graph: GraphModule, name: str) -> str:
+    """``name`` as the name of a new node, numbered where another node has it."""
     taken = {node.meta.get("name") for node in graph.graph.nodes}
     return next(free for free in (name if k == 1 else f"{name}#{k}" for k in itertools.count(1)) if free not in taken)
 

@@ -121,8 +121,13 @@ def _places(graph: GraphModule) -> dict[Node, Place]:
 
 
 def _is_addend(node: Node) -> bool:
-    """Whether what leaves ``node`` goes into additions of tensors and nowhere else."""
-    return bool(node.users) and all(operator_name(user) == "add" and num_tensors(user) == 2 for user in node.users)
+    """Whether what leaves ``node``, as it is or moved, goes into additions of tensors and nowhere else.
+
+    A mask's sum is none, and rows of a table are no addends: they are stored, not accumulated.
+    """
+    readers = list(_readers(node))
+    is_added = bool(readers) and all(operator_name(x) == "add" and num_tensors(x) == 2 and not is_mask_sum(x) for x in readers)
+    return is_added and operator_name(node) != "embedding"
 
 
 def _is_norm_input(node: Node) -> bool:

@@ -7,24 +7,19 @@ alpha: 1/2 makes both equally large, more moves more of the difficulty to the we
 the few channels that are much larger than the others, which transformers have behind their normalizations. Xiao et al. 2023, "SmoothQuant:
 Accurate and Efficient Post-Training Quantization for Large Language Models", section 4.
 
-The network computes what it computed, but for the rounding of its floats. The division by s goes into what writes the tensor:
+The network computes what it computed, but for the rounding of its floats. The division by s goes into what writes the tensor, a norm or a
+layer (`divide`). Networks that normalize behind the residual addition (BERT) read the normalized tensor in the next addition too: there the
+linear layers get a copy of the norm, so that each has a grid of its own. Where nothing can take the division up it is put in front of the
+linear layers; it runs in float, and has no form in an integer program. ``insert: false`` leaves such layers alone.
 
-what writes the tensor                                                         and becomes smaller
-layer_norm, rms_norm with weights of its own                                   weight and bias
-a multiplication by a stored vector [C] (an RMS norm written out)              the vector
-a layer whose output reaches these linear layers through ReLU and the like     weight and bias (`graph/chains.py`)
-anything else, or one of these that something else reads as well               nothing: a division is put in front of the linear layers
-
-The last case is that of networks that normalize behind the residual addition (BERT): the sum reads the normalized tensor too. The division
-runs in float, between the normalization and the quantization, which run in float anyway; ``insert: false`` leaves such layers alone.
-Deviations: the paper knows the first case alone. A channel that is always 0, or that no weight meets, keeps its scale.
+Deviations: the paper knows norms that nothing else reads, and divisions. A channel that is always 0, or that no weight meets, keeps its
+scale. ``alpha: least_error`` chooses an alpha for each tensor, or none (`smoothing_factor`); the paper has one for a whole network.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
-from typing import final
+from typing import Annotated, Literal, final
 
 import torch
 from pydantic import Field
@@ -33,53 +28,65 @@ from torch.fx import GraphModule, Node
 
 from halfstep.errors import CalibrationError
 from halfstep.graph.chains import Chain, chains
-from halfstep.graph.channels import has_own_parameters, num_reads, scale_channels, scale_outputs
-from halfstep.graph.edit import add_parameter, attribute, finish, set_parameter
+from halfstep.graph.channels import has_own_parameters, scale_channels
+from halfstep.graph.edit import attribute, finish, set_parameter
 from halfstep.graph.names import operator_name
-from halfstep.graph.operators import WeightedLayer, argument, weighted_layers
+from halfstep.graph.operators import WeightedLayer, weighted_layers
 from halfstep.graph.run import cut, observe
 from halfstep.steps.abstract import STEPS, AbstractStep, Context
+from halfstep.steps.divide import division, insert_division
 from halfstep.steps.float_only import refuse_quantizers
-
-Divide = Callable[[Tensor], None]
-"""Divides a tensor of the graph by s [C], for good."""
+from halfstep.steps.scheme import Place
+from halfstep.steps.smoothing_factor import Channels, factor_at, factor_of_least_error
 
 
 @final
 @STEPS.register("smooth")
 class Smooth(AbstractStep):
-    """alpha: how much of an activation's range goes to the weights, 0 to 1. insert: whether a division may be put in front of layers."""
+    """alpha: how much of an activation's range goes to the weights, 0 to 1, or least_error: what suits each tensor on the scheme's grids.
 
-    alpha: float = Field(default=0.5, ge=0, le=1)
+    insert: whether a division may be put in front of layers.
+    """
+
+    alpha: Annotated[float, Field(ge=0, le=1)] | Literal["least_error"] = 0.5
     insert: bool = True
 
     def apply(self, graph: GraphModule, context: Context) -> GraphModule:
-        """Change weights and norms, and insert divisions."""
+        """Change weights and norms, and insert copies of norms and divisions."""
         refuse_quantizers(graph, self.name)
         groups = _groups(graph)
         known = {chain.readers[0].layer.input: chain for chain in chains(graph) if _is_usable(chain)}
-        folds = {source: _fold(graph, source, readers, known.get(source)) for source, readers in groups.items()}
-        chosen = [source for source in groups if folds[source] is not None or self.insert]
-        largest = _largest(graph, set(chosen), context)
+        divisions = {source: division(graph, source, readers, known.get(source)) for source, readers in groups.items()}
+        chosen = [source for source in groups if divisions[source] is not None or self.insert]
+        measured = _measured(graph, set(chosen), context)
+        changed: list[Node] = []
         for source in chosen:
-            readers = groups[source]
-            factor = self._factor(largest[source], [attribute(graph, layer.weight) for layer in readers])
-            divide = folds[source] or partial(_insert_division, graph, source, readers)
-            divide(factor)
+            readers, divide = groups[source], divisions[source]
+            factor = self._factor(graph, source, readers, measured[source], context)
+            if bool((factor == 1).all()):
+                continue
+            changed.append(source)
+            apply = partial(insert_division, graph, source, readers) if divide is None else divide.apply
+            apply(factor)
             for layer in readers:
                 set_parameter(graph, layer.weight, scale_channels(attribute(graph, layer.weight), layer, inputs=factor))
-        num_inserted = sum(folds[source] is None for source in chosen)
+        copies = sum(found is not None and found.copies for found in map(divisions.get, changed))
+        num_inserted = sum(divisions[source] is None for source in changed)
         context.notes.append(
-            f"Smoothed the inputs of {sum(len(groups[source]) for source in chosen)} linear layers: {len(chosen) - num_inserted} times "
-            f"within what writes them, {num_inserted} times by a division in front of them."
+            f"Smoothed the inputs of {sum(len(groups[source]) for source in changed)} linear layers: "
+            f"{len(changed) - copies - num_inserted} times within what writes them, {copies} times within a copy of it, "
+            f"{num_inserted} times by a division in front of them."
         )
         return finish(graph)
 
-    def _factor(self, largest: Tensor, weights: list[Tensor]) -> Tensor:
-        """The s [C] of equation (4), float64."""
-        meeting = torch.stack([weight.double().abs().amax(0) for weight in weights]).amax(0)
-        is_free = (largest > 0) & (meeting > 0)
-        return torch.where(is_free, largest**self.alpha / torch.where(is_free, meeting, 1) ** (1 - self.alpha), 1.0)
+    def _factor(self, graph: GraphModule, source: Node, readers: list[WeightedLayer], channels: Channels, context: Context) -> Tensor:
+        """The s [C] for the layers that read ``source``, float64."""
+        weights = [attribute(graph, layer.weight).double() for layer in readers]
+        if self.alpha != "least_error":
+            return factor_at(self.alpha, channels, weights)
+        scheme = context.scheme
+        grids = [scheme.weight_grid(Place(layer.name), 0, is_linear=True) for layer in readers]
+        return factor_of_least_error(channels, weights, grids, scheme.activation_grid(Place(str(source.meta["name"]))))
 
 
 def _groups(graph: GraphModule) -> dict[Node, list[WeightedLayer]]:
@@ -101,58 +108,24 @@ def _is_usable(chain: Chain) -> bool:
     )
 
 
-def _fold(graph: GraphModule, source: Node, readers: list[WeightedLayer], chain: Chain | None) -> Divide | None:
-    """How the division goes into what writes ``source``; None where it cannot."""
-    if chain is not None:
-        return lambda factor: scale_outputs(graph, chain.first, 1 / factor)
-    if set(source.users) != {layer.node for layer in readers} or source.op != "call_function":
-        return None
-    parameters = _own_vectors(source)
-    return partial(_divide_parameters, graph, parameters) if parameters else None
-
-
-def _own_vectors(source: Node) -> list[Node]:
-    """The stored vectors [C] that ``source``, a norm or a multiplication, is proportional to, and that nothing else reads."""
-    size = source.meta["shape"][-1]
-    if operator_name(source) in ("layer_norm", "rms_norm"):
-        named = [argument(source, name, None) for name in (("weight", "bias") if operator_name(source) == "layer_norm" else ("weight",))]
-        vectors = [vector for vector in named if vector is not None] if isinstance(named[0], Node) else []
-    elif operator_name(source) == "mul":
-        vectors = [x for x in source.args if isinstance(x, Node) and x.op == "get_attr"]
-    else:
-        vectors = []
-    is_own = all(x.op == "get_attr" and num_reads(x) == 1 and tuple(x.meta["shape"]) == (size,) for x in vectors)
-    return vectors if is_own else []
-
-
-def _divide_parameters(graph: GraphModule, parameters: list[Node], factor: Tensor) -> None:
-    for node in parameters:
-        value = attribute(graph, node)
-        set_parameter(graph, node, (value.double() / factor).to(value.dtype))
-
-
-def _insert_division(graph: GraphModule, source: Node, readers: list[WeightedLayer], factor: Tensor) -> None:
-    dtype = attribute(graph, readers[0].weight).dtype
-    path = f"{str(readers[0].weight.target).rpartition('.')[0]}.smoothing".lstrip(".")
-    vector = add_parameter(graph, path, factor.to(dtype), before=readers[0].node)
-    with graph.graph.inserting_before(readers[0].node):
-        quotient = graph.graph.call_function(torch.ops.aten.div.Tensor, (source, vector))
-    quotient.meta = {**source.meta, "name": f"{readers[0].name}:smoothing"}
-    for layer in readers:
-        layer.node.replace_input_with(source, quotient)
-
-
-def _largest(graph: GraphModule, sources: set[Node], context: Context) -> dict[Node, Tensor]:
-    """max|X_j| [C] of every tensor over the calibration data, float64; raises `CalibrationError` where it is not finite."""
-    found: dict[Node, Tensor] = {}
+def _measured(graph: GraphModule, sources: set[Node], context: Context) -> dict[Node, Channels]:
+    """The channels of every tensor over the calibration data; raises `CalibrationError` where one is not finite."""
+    low: dict[Node, Tensor] = {}
+    high: dict[Node, Tensor] = {}
+    squares: dict[Node, Tensor] = {}
+    counts: dict[Node, int] = {}
 
     def see(num_real: int, num_run: int, node: Node, x: Tensor) -> Tensor:
-        largest = x[: len(x) * num_real // num_run].abs().flatten(0, -2).amax(0).double()
-        if not bool(torch.isfinite(largest).all()):
+        rows = x[: len(x) * num_real // num_run].flatten(0, -2)
+        ends = rows.aminmax(dim=0)
+        if not bool(torch.isfinite(ends.min + ends.max).all()):
             raise CalibrationError(
                 f"The output of '{node.meta['name']}' is NaN or infinite on the calibration data: the network is broken."
             )
-        found[node] = torch.maximum(found[node], largest) if node in found else largest
+        low[node] = torch.minimum(low.get(node, ends.min), ends.min)
+        high[node] = torch.maximum(high.get(node, ends.max), ends.max)
+        squares[node] = squares.get(node, 0) + rows.square().sum(0, dtype=torch.float64)
+        counts[node] = counts.get(node, 0) + len(rows)
         return x
 
     num_seen = 0
@@ -163,4 +136,4 @@ def _largest(graph: GraphModule, sources: set[Node], context: Context) -> dict[N
         context.progress("smooth", num_seen, context.num_samples)
     if sources and not num_seen:
         raise CalibrationError("The calibration data are empty: give at least one batch of inputs.")
-    return found
+    return {node: Channels(low[node].double(), high[node].double(), squares[node] / counts[node]) for node in low}
