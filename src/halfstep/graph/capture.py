@@ -24,6 +24,7 @@ from halfstep.graph.attention import MASKED, write_out_attention
 from halfstep.graph.check import check
 from halfstep.graph.fold import fold_constants
 from halfstep.graph.functionalize import functional_module
+from halfstep.graph.fuse import fuse
 from halfstep.graph.lift import lift_modules
 from halfstep.graph.names import name_nodes
 from halfstep.graph.normal_form import normalize
@@ -52,6 +53,7 @@ def capture(model: nn.Module | ExportedProgram, inputs: tuple[Tensor, ...]) -> G
     fold_constants(graph)
     normalize(graph)
     fold_constants(graph)  # what it turned
+    fuse(graph)
     name_nodes(graph, getattr(model, "input_names", ()))
     _describe(graph)
     graph.meta.update(batch_size=batch_size, notes=notes, normalized=[])

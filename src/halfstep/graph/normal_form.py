@@ -4,6 +4,7 @@ x @ W, addmm(b, x, W)     W stored, two axes       linear(x, W^T, b)
 stack(tensors)                                     concatenation of unsqueezed tensors
 x - y                     two tensors              x + (-1) y
 addcmul(x, y, z)                                   x + c (y z)
+slice_scatter, select_scatter                      concatenation of what stays and what is written there
 x + 0, x * 1, x[:], x.to(t)  x has that type       x
 """
 
@@ -89,6 +90,36 @@ def _sum_of_product(node: Node) -> Node:
     return _call(node, aten.add.Tensor, x, product) if factor == 1 else _call(node, aten.add.Tensor, x, product, alpha=factor)
 
 
+def _written_slice(node: Node) -> Node | None:
+    """Of neighbouring entries of an axis of known size."""
+    defaults = (0, None, None, 1)
+    base, part, axis, start, end, step = node.args + defaults[len(node.args) - 2 :]
+    size = _value(base).shape[axis]  # type: ignore[index]
+    if step != 1 or not all(isinstance(bound, (int, type(None))) for bound in (start, end)) or not isinstance(size, int):
+        return None
+    first, last, _ = slice(start, end).indices(size)
+    return _written(node, base, part, int(axis), first, last)  # type: ignore[arg-type]
+
+
+def _written_entry(node: Node) -> Node | None:
+    base, part, axis, index = node.args
+    size = _value(base).shape[axis]  # type: ignore[index]
+    if not isinstance(index, int) or not isinstance(size, int):
+        return None
+    row = _call(node, aten.unsqueeze.default, part, axis)
+    return _written(node, base, row, int(axis), index % size, index % size + 1)  # type: ignore[arg-type]
+
+
+def _written(node: Node, base: Node, part: Node, axis: int, first: int, last: int) -> Node | None:
+    """``base`` with the entries first .. last of an axis replaced by ``part``."""
+    if _value(base).dtype != _value(part).dtype:
+        return None
+    size = int(_value(base).shape[axis])
+    before = [_call(node, aten.slice.Tensor, base, axis, 0, first)] if first > 0 else []
+    after = [_call(node, aten.slice.Tensor, base, axis, last, size)] if last < size else []
+    return _call(node, aten.cat.default, [*before, part, *after], axis) if before or after else part
+
+
 def _without(neutral: int) -> Callable[[Node], Node | None]:
     """Adding 0 or multiplying by 1, from either side."""
 
@@ -123,6 +154,8 @@ _REWRITES: dict[str, Callable[[Node], Node | None]] = {
     "aten.mul.Tensor": _without(1),
     "aten.sub.Tensor": _difference,
     "aten.addcmul.default": _sum_of_product,
+    "aten.slice_scatter.default": _written_slice,
+    "aten.select_scatter.default": _written_entry,
     **dict.fromkeys(
         ("aten.to.dtype", "aten.to.device", "aten.to.dtype_layout", "aten.to.other", "aten.type_as.default", "aten._to_copy.default"),
         _without_conversion,
