@@ -27,7 +27,7 @@ class Target:
     goes into a concatenation, and nowhere else, has the grid of the concatenation. nibbles: weights of up to 4 bits are stored as int4 with
     a Cast to int8 ("cast"), as int4 ("plain") or as int8 ("bytes"). has_integer_bias: biases are int32 with a DequantizeLinear, otherwise
     floats. groups: how a weight with a scale for each group of inputs is written; such weights keep their zero points. works_on_codes:
-    clips and paddings may stand between Q and DQ.
+    clips, paddings and rows of stored tables may stand between Q and DQ.
     """
 
     name: TargetName

@@ -6,6 +6,7 @@ weight, 5 to 8 bits                  int8 initializer, DequantizeLinear (per cha
 weight, up to 4 bits                 int4 initializer, Cast to int8, DequantizeLinear *  an eighth of the file, int8 kernels all the same
 weight with a scale for each group   see `groups`                                        activations are in float
 bias                                 int32 initializer, DequantizeLinear *               the accumulator's own grid, exact
+rows of a stored table               Gather of its codes, DequantizeLinear *             a quarter of the file (`stored_rows`)
 activation grid below 8 bits         Clip on the codes *                                 keeps the int8 kernels
 ReLU or Clip that the grid repeats   dropped: QuantizeLinear saturates                   left in place it can cost the integer kernel
 any other ReLU or Clip               Clip on the codes *                                 likewise
@@ -32,6 +33,7 @@ from halfstep.export.nodes import initializer as _initializer
 from halfstep.export.nodes import insert as _insert
 from halfstep.export.nodes import replace as _replace
 from halfstep.export.softmax_guard import guard_softmax
+from halfstep.export.stored_rows import codes_of_rows
 from halfstep.grid import Grid
 from halfstep.quantizers import AbstractQuantizer, UniformQuantizer
 from halfstep.targets import ONNXRUNTIME, Target
@@ -120,7 +122,7 @@ def _store_codes(graph: ir.Graph, value: ir.Value, constant: Constant, target: T
 
 
 def _quantize_edge(graph: ir.Graph, marker: ir.Node, edges: dict[str, AbstractQuantizer], target: Target) -> None:
-    """Replace a marker by QuantizeLinear and DequantizeLinear, with a Clip for bounds that their type does not have."""
+    """Replace a marker by QuantizeLinear and DequantizeLinear; rows of a stored table by codes and DequantizeLinear."""
     name = marker.attributes["edge"].as_string()
     quantizer = edges[name]
     assert isinstance(quantizer, UniformQuantizer)
@@ -136,6 +138,22 @@ def _quantize_edge(graph: ir.Graph, marker: ir.Node, edges: dict[str, AbstractQu
         _initializer(graph, f"{name}.scale", quantizer.scale.detach().float().numpy()),
         _initializer(graph, f"{name}.zero_point", point, data_type),
     ]
+    codes = codes_of_rows(graph, marker, codes_name(name), quantizer, offset, data_type) if target.works_on_codes else None
+    codes = codes or _rounded(graph, marker, name, quantizer, parameters, target)
+    real = _insert(graph, marker, "DequantizeLinear", [codes, *parameters], f"{name}.real", ir.DataType.FLOAT)
+    _replace(graph, marker.outputs[0], real)
+    graph.remove(marker, safe=True)
+
+
+def _rounded(
+    graph: ir.Graph, marker: ir.Node, name: str, quantizer: UniformQuantizer, parameters: list[ir.Value], target: Target
+) -> ir.Value:
+    """The codes of what ``marker`` reads: QuantizeLinear, and a Clip for bounds that its type does not have.
+
+    parameters: scale and zero point.
+    """
+    offset = storage_offset(quantizer.grid, False, target)
+    data_type = _storage(quantizer.grid, offset)
     source = marker.inputs[0]
     assert source is not None
     source, bounds = _without_clip(source, quantizer, target)
@@ -156,10 +174,7 @@ def _quantize_edge(graph: ir.Graph, marker: ir.Node, edges: dict[str, AbstractQu
             for end, code in zip(_ENDS, bounds, strict=True)
         ]
         codes = _insert(graph, marker, "Clip", [codes, *ends], codes_name(name), data_type)
-    output = marker.outputs[0]
-    real = _insert(graph, marker, "DequantizeLinear", [codes, *parameters], f"{name}.real", ir.DataType.FLOAT)
-    _replace(graph, output, real)
-    graph.remove(marker, safe=True)
+    return codes
 
 
 def _without_clip(value: ir.Value, quantizer: UniformQuantizer, target: Target) -> tuple[ir.Value, tuple[int, int]]:

@@ -124,7 +124,8 @@ def float_bytes(graph: GraphModule) -> int:
 
 
 def _stored_bytes(x: Tensor, user: Node | None) -> int:
-    quantizer = quantizer_of(user)
+    is_table = user is not None and user.op == "call_function" and operator_name(user) == "embedding" and len(user.users) == 1
+    quantizer = quantizer_of(next(iter(user.users)) if is_table and user is not None else user)  # rows are stored as what becomes of them
     if quantizer is None or not quantizer.is_enabled:
         return x.numel() * x.element_size()
     if not isinstance(quantizer, UniformQuantizer):  # the scale of a bias is the product of two others
