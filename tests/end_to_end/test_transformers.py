@@ -129,6 +129,24 @@ def test_the_recipe_for_transformers_keeps_its_codes_in_integers() -> None:
     assert errors["transformer-int8"] < errors["int8"] / 4  # 17 dB on a trained one; docs/decisions/012
 
 
+def test_a_softmax_that_is_moved_has_the_same_grid() -> None:
+    class Moved(nn.Module):
+        """Probabilities with the heads behind, as talking heads and axial attention have them."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.scores, self.values, self.head = nn.Linear(16, 2 * 6), nn.Linear(16, 16), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            weights = self.scores(x).view(-1, 6, 6, 2).softmax(2).permute(0, 3, 1, 2)
+            return self.head(weights @ self.values(x).view(-1, 6, 2, 8).transpose(1, 2))
+
+    torch.manual_seed(0)
+    result = hs.quantize(Moved(), sequences(), "int8")
+    (moved,) = (module for path, module in result.model.named_modules() if path == "quantizers.permute")
+    assert float(moved.scale) == pytest.approx(1 / 255) and float(moved.zero_point) == 0
+
+
 def test_a_softmax_has_its_grid_whatever_the_data_are() -> None:
     torch.manual_seed(0)
     result = hs.quantize(settled(transformers.ViT()), images()[0], "int8")

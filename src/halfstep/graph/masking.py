@@ -10,6 +10,7 @@ from __future__ import annotations
 from torch.fx import Node
 
 from halfstep.graph.names import operator_name
+from halfstep.graph.operators import Role, role_of
 
 SOFTMAX = ("softmax", "_softmax", "_safe_softmax")
 _PRODUCT_NAMES = "linear matmul bmm mm conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d"
@@ -40,10 +41,11 @@ def is_mask(node: Node) -> bool:
 
 
 def is_probability(node: Node) -> bool:
-    """Whether ``node`` is a softmax, or one behind a dropout."""
-    is_dropout = node.op.startswith("call") and operator_name(node).startswith(("Dropout", "dropout"))
-    source = node.args[0] if is_dropout else node
-    return isinstance(source, Node) and source.op == "call_function" and operator_name(source) in SOFTMAX
+    """Whether ``node`` is a softmax, or one behind a dropout or behind operators that move values."""
+    source: object = node
+    while isinstance(source, Node) and source.op.startswith("call") and role_of(source) is Role.PASS:
+        source = source.args[0]
+    return isinstance(source, Node) and _is_softmax(source)
 
 
 def _ends_in_softmax(node: Node) -> bool:
