@@ -219,6 +219,11 @@ CASES: list[tuple[str, tuple[int, ...], Function]] = [
     ("std.correction", IMAGE, lambda x: x.std(1, correction=1)),
     ("linalg_vector_norm.default", IMAGE, lambda x: F.normalize(x, dim=1) + x.norm(1, -1, keepdim=True)),
     ("cumsum.default", IMAGE, lambda x: x.cumsum(2)),
+    # recurrent layers
+    ("lstm.input", LINE, nn.LSTM(10, 5, batch_first=True)),
+    ("lstm.input", LINE, nn.LSTM(10, 5, 3, bias=False, bidirectional=True)),
+    ("gru.input", LINE, nn.GRU(10, 5, 2, batch_first=True, bidirectional=True)),
+    ("gru.input", LINE, nn.GRU(10, 5, bias=False)),
 ]  # fmt: skip
 NOT_RECORDED = {
     "dropout.default": "a module in every graph",

@@ -17,7 +17,7 @@ from torch import nn
 from torch.fx import GraphModule, Node
 
 from halfstep.export.mark import DOMAIN
-from halfstep.export.translation import copies, elementwise, layers, movement, normalization, pooling
+from halfstep.export.translation import copies, elementwise, layers, movement, normalization, pooling, recurrent
 from halfstep.export.translation.writer import DATA_TYPES, OPSET, Result, Translate, Untranslatable, Writer
 from halfstep.graph.edit import attribute
 from halfstep.graph.operators import module_of
@@ -111,6 +111,7 @@ TRANSLATIONS: dict[str, Translate] = {
     **movement.TRANSLATIONS,
     **copies.TRANSLATIONS,
     **normalization.TRANSLATIONS,
+    **recurrent.TRANSLATIONS,
 }
 """ATen operator and overload -> how it is written in ONNX."""
 
