@@ -42,7 +42,20 @@ def test_tensors_of_any_shape(drawn: tuple[list[int], int], rows: int) -> None:
     stored, described = pack(codes)
     assert torch.equal(unpack(stored, described), codes)
     assert stored.numel() == packed_bytes(codes)
-    assert described["bits"] == width_of(codes) <= drawn[1]
+    assert described["bits"] <= width_of(codes) <= drawn[1]
+
+
+@pytest.mark.parametrize(
+    ("codes", "bits", "offset"),
+    [
+        ([0, 255], 8, 128), ([0, 256], 16, 0), ([-1, 200], 16, 0), ([127], 8, 0), ([3], 2, 2), ([15, 9], 4, 8), ([65535], 16, 32768),
+        ([2**32 - 1], 32, 2**31), ([1], 2, 0), ([], 2, 0), ([16], 8, 0),
+    ],
+)  # fmt: skip
+def test_codes_that_are_never_negative_take_no_bit_for_a_sign(codes: list[int], bits: int, offset: int) -> None:
+    stored, described = pack(torch.tensor(codes, dtype=torch.int64))
+    assert (described["bits"], described.get("offset", 0)) == (bits, offset)
+    assert unpack(stored, described).tolist() == codes
 
 
 @pytest.mark.parametrize(
