@@ -34,9 +34,10 @@ def tokens() -> Tensor:
     return torch.randint(0, NUM_TOKENS, (64, 5), generator=torch.Generator().manual_seed(0))
 
 
-def recipe(scheme: dict[str, object]) -> hs.Recipe:
-    shipped = hs.Recipe.load("int8")
-    return hs.Recipe.parse({**shipped.model_dump(mode="json"), "scheme": {**shipped.scheme.model_dump(mode="json"), **scheme}})
+def recipe(scheme: dict[str, object], activations: str = "mse") -> hs.Recipe:
+    return hs.Recipe.parse(
+        {"name": "rows", "scheme": scheme, "steps": ["place_quantizers", {"calibrate": {"activations": activations}}, "round"]}
+    )
 
 
 @pytest.mark.parametrize("shares", [False, True])
@@ -68,3 +69,27 @@ def test_a_runtime_that_does_not_work_on_codes_rounds_the_rows(tmp_path: Path) -
     check = hs.export.onnx(result, tmp_path / "net.onnx")
     assert check.max_code_difference <= check.bound
     assert not [tensor.name for tensor in onnx.load(tmp_path / "net.onnx").graph.initializer if tensor.name.endswith(".table")]
+
+
+@pytest.mark.parametrize("num_axes", [2, 3])
+def test_a_table_that_is_a_layer_s_weight_as_well(num_axes: int, tmp_path: Path) -> None:
+    """As in language models: rows on the grid of the activation, the weight on one for each output, both from the same floats."""
+
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tokens, self.fc = nn.Embedding(NUM_TOKENS, SIZE), nn.Linear(SIZE, SIZE)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = torch.relu(self.fc(self.tokens(x)))
+            return nn.functional.linear(y[:, -1] if num_axes == 2 else y, self.tokens.weight)
+
+    torch.manual_seed(0)
+    network = Tied().eval()
+    result = hs.quantize(network, (tokens(), None), recipe({}, "min_max"))
+    check = hs.export.onnx(result, tmp_path / "net.onnx")
+    assert check.max_code_difference <= check.bound and check.max_output_difference < 1e-4
+    stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(tmp_path / "net.onnx").graph.initializer}
+    assert {array.dtype.itemsize for array in stored.values() if array.ndim == 2} == {1}
+    rows = torch.from_numpy((stored["tokens.codes.table"] - float(stored["tokens.zero_point"])) * stored["tokens.scale"])
+    assert float((rows - network.tokens.weight.detach()).abs().max()) <= 0.5001 * float(stored["tokens.scale"])  # rounded once
