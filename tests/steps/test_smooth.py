@@ -222,6 +222,18 @@ def test_outliers_cost_less(has_norm: bool, generator: torch.Generator) -> None:
     assert errors[1] < 0.25 * errors[0]
 
 
+def test_a_division_has_an_integer_form(generator: torch.Generator) -> None:
+    """A table for each channel, of GELU and the division behind it."""
+    torch.manual_seed(1)
+    shipped = hs.Recipe.load("smooth-w8a8")
+    recipe = shipped.model_copy(update={"scheme": shipped.scheme.model_copy(update={"inputs": "uint8"})})
+    result = hs.quantize(PostNorm().eval(), torch.randn(32, 3, SIZE, generator=generator), recipe)
+    program = hs.lower(result)
+    tables = [operator.table for operator in program.operators if operator.kind == "lookup"]  # type: ignore[attr-defined]
+    assert [len(table) for table in tables] == [20] and result.record.program is not None
+    assert result.record.program.max_difference <= 1
+
+
 def test_the_shipped_recipe_is_exported(tmp_path: object, generator: torch.Generator) -> None:
     torch.manual_seed(1)
     result = hs.quantize(PostNorm().eval(), torch.randn(32, 3, SIZE, generator=generator), "smooth-w8a8")

@@ -10,7 +10,7 @@ Accurate and Efficient Post-Training Quantization for Large Language Models", se
 The network computes what it computed, but for the rounding of its floats. The division by s goes into what writes the tensor, a norm or a
 layer (`divide`). Networks that normalize behind the residual addition (BERT) read the normalized tensor in the next addition too: there the
 linear layers get a copy of the norm, so that each has a grid of its own. Where nothing can take the division up it is put in front of the
-linear layers; it runs in float, and has no form in an integer program. ``insert: false`` leaves such layers alone.
+linear layers; it runs in float, and is a table for each channel in an integer program. ``insert: false`` leaves such layers alone.
 
 Deviations: the paper knows norms that nothing else reads, and divisions. A channel that is always 0, or that no weight meets, keeps its
 scale. ``alpha: least_error`` chooses an alpha for each tensor, or none (`smoothing_factor`); the paper has one for a whole network.

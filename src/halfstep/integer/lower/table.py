@@ -1,6 +1,12 @@
-"""Functions in float between two grids, tabulated: whatever chain of operators stands between one grid and the next, entry by entry."""
+"""Functions in float between two grids, tabulated: whatever chain of operators stands between one grid and the next, entry by entry.
+
+A function may differ from channel to channel, along the first axis of a sample (a batch norm) or the last (a division by a vector in front
+of a linear layer). A `Lookup` has its tables along the first axis; the codes are turned for it where it is the last.
+"""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -9,6 +15,7 @@ from torch.fx import Node
 from halfstep.graph.names import operator_name
 from halfstep.grid import Grid, quantize_affine
 from halfstep.integer.lower.lowering import Lowering
+from halfstep.integer.lower.movement import moved
 from halfstep.integer.lower.refusal import NoIntegerFormError
 from halfstep.integer.lower.target import Target
 from halfstep.integer.operators import Lookup
@@ -32,13 +39,26 @@ def lower_table(lowering: Lowering, node: Node, target: Target) -> str:
     if x.grid.bits > _MOST_BITS or x.shape != target.shape:
         raise NoIntegerFormError("it is a function of more than one code, or of one with too many bits for a table")
     codes = torch.arange(x.grid.minimum, x.grid.maximum + 1)
-    real = _evaluated(lowering, node, source, x, (codes - x.zero_point) * torch.tensor(x.scale, dtype=torch.float32))
+    reals = (codes - x.zero_point) * torch.tensor(x.scale, dtype=torch.float32)
+    real, axis = _evaluated(lowering, node, source, x, reals)
     if not bool(torch.isfinite(real).all()):
         raise NoIntegerFormError("it is NaN or infinite for a code its input can have")
     value = _value(target, real)
     scale, zero_point = torch.tensor(value.scale, dtype=torch.float32), torch.tensor(float(value.zero_point))
     table = quantize_affine(real.clamp(*target.bounds), scale, zero_point, value.grid).codes.long()
-    return lowering.emit(Lookup(target.name, (x.name,), value.name, table), value)
+    if axis == 0:
+        return lowering.emit(Lookup(target.name, (x.name,), value.name, table), value)
+    return _lookup_along_the_last(lowering, x, value, table)
+
+
+def _lookup_along_the_last(lowering: Lowering, x: Value, value: Value, table: Tensor) -> str:
+    """The last axis in front, a row of the table for each of its entries, and back again."""
+    shape, places = (x.shape[-1], *x.shape[:-1]), torch.arange(x.size)
+    turned = replace(x, name=lowering.value_name(f"{value.name}:turned"), shape=shape)
+    moved(lowering, x, turned, places.view(x.shape).movedim(-1, 0).flatten())
+    found = replace(value, name=lowering.value_name(f"{value.name}:table"), shape=shape)
+    lowering.emit(Lookup(found.name, (turned.name,), found.name, table), found)
+    return moved(lowering, found, value, places.view(shape).movedim(0, -1).flatten())
 
 
 def _value(target: Target, real: Tensor) -> Value:
@@ -74,14 +94,20 @@ def _only_source(lowering: Lowering, node: Node) -> Node:
     return next(iter(sources))
 
 
-def _evaluated(lowering: Lowering, node: Node, source: Node, x: Value, reals: Tensor) -> Tensor:
-    """The chain on every real number a code can stand for: [1, codes], or [channels, codes] where stored tensors differ by channel."""
+def _evaluated(lowering: Lowering, node: Node, source: Node, x: Value, reals: Tensor) -> tuple[Tensor, int]:
+    """The chain on every real number a code can stand for, and the axis along which it differs.
+
+    [1, codes], or [channels, codes] where stored tensors differ along the first (0) or the last (-1) axis.
+    """
     num_axes = len(x.shape)
-    inputs = reals.view([-1] + [1] * num_axes)
-    if num_axes:
-        inputs = inputs.expand(-1, x.shape[0], *[1] * (num_axes - 1))  # a batch norm looks for its channels
-    found = lowering.seen.evaluate(node, {source: inputs})
-    if found.shape != inputs.shape:
-        raise NoIntegerFormError("it differs from place to place")
-    rows = found.reshape(len(reals), -1).T.contiguous()
-    return rows[:1] if torch.equal(rows, rows[:1].expand_as(rows)) else rows
+    for axis in (0, -1) if num_axes > 1 else (0,):
+        sizes = [1] * num_axes
+        if num_axes:
+            sizes[axis] = x.shape[axis]  # a batch norm looks for its channels
+        inputs = reals.view([-1] + [1] * num_axes).expand(-1, *sizes)
+        found = lowering.seen.evaluate(node, {source: inputs})
+        if found.shape == inputs.shape:
+            rows = found.reshape(len(reals), -1).T.contiguous()
+            is_one = torch.equal(rows, rows[:1].expand_as(rows))
+            return (rows[:1], 0) if is_one else (rows, axis)
+    raise NoIntegerFormError("it differs from place to place")
