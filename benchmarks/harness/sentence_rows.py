@@ -50,7 +50,7 @@ ROWS = {
         _own("w8a8_smooth", "the same behind smooth, alpha 0.5, divisions inserted", _INT8 | _RESIDUAL, smooth={"alpha": 0.5}),
         _own("w8a8_smooth_07", "the same, alpha 0.7", _INT8 | _RESIDUAL, smooth={"alpha": 0.7}),
         _own("w4a8", "transformer-int8 with int4 a channel; lattice", _INT4 | _WIDE, "lattice", _WITHIN),
-        _own("w4a8_nearest", "the same; nearest", _INT4 | _WIDE, "nearest", _WITHIN),
+        _own("w4a8_nearest", "transformer-int8 with int4 a channel; nearest", _INT4 | _WIDE, "nearest", _WITHIN),
         _weights(4, 0, "nearest", "nearest"),
         _weights(4, 0, "lattice", "lattice"),
         *(_weights(4, size, method, method) for size in (128, 32) for method in ("nearest", "gptq", "lattice")),
