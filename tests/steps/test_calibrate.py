@@ -127,6 +127,21 @@ def test_a_promise_that_is_not_kept() -> None:
         Calibrate().ensures(graph)
 
 
+def test_a_table_has_room_for_rows_that_the_data_do_not_look_up() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Embedding(100, 8), nn.Linear(8, 4))
+    with torch.no_grad():
+        network[0].weight[:10] *= 0.1
+        network[0].weight[3, 5] = -6.0  # looked up often, once in the table
+    tokens = torch.arange(10).expand(32, 10).contiguous()
+    result = hs.quantize(network.eval(), (tokens, None), "int8")
+    rows, quantizer = network[0].weight.detach(), dict(quantizers(result.model))["quantizers.0"]
+    assert isinstance(quantizer, UniformQuantizer)
+    rounded = quantizer(rows)
+    assert float((rounded - rows)[10:].abs().max()) <= 0.3  # of values up to 3.5
+    assert float((rounded - rows)[3, 5].abs()) <= 0.3
+
+
 def test_unknown_ranges_are_refused_when_the_step_is_made() -> None:
     with pytest.raises(RecipeError, match="Did you mean 'min_max'"):
         Calibrate(weights="minmax")

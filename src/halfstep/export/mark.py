@@ -16,7 +16,6 @@ from torch.fx import GraphModule, Node
 from halfstep.errors import ExportError
 from halfstep.graph.edges import behind_quantizer, quantizer_of
 from halfstep.graph.edit import add_parameter, attribute, finish
-from halfstep.graph.names import operator_name
 from halfstep.graph.serialize import duplicate
 from halfstep.quantizers import AbstractQuantizer, AccumulatorQuantizer, UniformQuantizer
 
@@ -111,14 +110,9 @@ def _has_groups(marked: Marked, weight: Node) -> bool:
 
 
 def _store(marked: Marked, node: Node, source: Node, quantizer: AbstractQuantizer) -> None:
-    """Note a constant; one that several layers share, such as the bias of a module called twice, is stored once for each of its grids.
-
-    A table whose rows are looked up as well has another form there.
-    """
+    """Note a constant; one that several layers share, such as the bias of a module called twice, is stored once for each of its grids."""
     path = str(source.target)
-    readers = [user for other in marked.graph.graph.nodes if other.op == "get_attr" and other.target == path for user in other.users]
-    is_table = any(user.op == "call_function" and operator_name(user) == "embedding" for user in readers)
-    if is_table or (path in marked.constants and marked.constants[path].quantizer is not quantizer):
+    if path in marked.constants and marked.constants[path].quantizer is not quantizer:
         path = f"{path}_of_{node.name}"
         source = add_parameter(marked.graph, path, attribute(marked.graph, source).clone(), before=node)
     marked.constants[path] = Constant(quantizer)

@@ -2,7 +2,8 @@
 
     scale, zero_point = fit(range(distribution))          the range estimators are in ``ranges/``
 
-The outputs of softmaxes need no statistics: their grid is laid over 0 .. 1, in steps of 1/255 at 8 bits.
+The outputs of softmaxes need no statistics: their grid is laid over 0 .. 1, in steps of 1/255 at 8 bits. Rows of a stored table have the
+range of those that the data look up, widened to that of the whole table: calibration data meet few of a language's words.
 
 Two guards keep the integers sound. A channel (or group) of zeros has an empty range: it takes the largest scale of its tensor (1 if all are
 empty) and its codes are 0 whatever the scale. A bias must fit into int32 next to the products: where |bias| / (s_x s_w) would pass 2^30,
@@ -17,15 +18,16 @@ from typing import ClassVar, final
 import torch
 from pydantic import field_validator
 from torch import Tensor
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 
 from halfstep.errors import CalibrationError, GraphError
 from halfstep.graph.edges import activation_quantizers, behind_quantizer, quantizer_of, rounded_tensors
 from halfstep.graph.edit import attribute
 from halfstep.graph.masking import is_probability
+from halfstep.graph.names import operator_name
 from halfstep.graph.operators import WeightedLayer, weighted_layers
 from halfstep.quantizers import AccumulatorQuantizer, UniformQuantizer, quantizers
-from halfstep.ranges import RANGES, AbstractRange, Distribution, Range
+from halfstep.ranges import RANGES, AbstractRange, Distribution, Histogram, Range
 from halfstep.registry import Spec
 from halfstep.steps.abstract import STEPS, AbstractStep, Context
 from halfstep.steps.scheme import Requantization
@@ -71,6 +73,9 @@ class Calibrate(AbstractStep):
                 distribution = context.statistics.histograms[str(node.meta["name"])].distribution()
             _refuse_constant_zero(str(node.meta["name"]), distribution)
             chosen = _PROBABILITIES if is_probability(node) else activation_range.range(distribution, quantizer.grid)
+            table = _table(graph, node)
+            if table is not None:
+                chosen = _around(chosen, activation_range.range(table, quantizer.grid))
             scale, zero_point = chosen.fit(quantizer.grid)
             quantizer.set(scale.squeeze(0), zero_point.squeeze(0))
         context.weight_range = RANGES.create(self.weights)
@@ -85,6 +90,20 @@ class Calibrate(AbstractStep):
         for path, quantizer in quantizers(graph):
             if not (quantizer.is_calibrated and quantizer.is_enabled):
                 raise GraphError(f"Quantizer '{path}' has no scale after calibration.")
+
+
+def _table(graph: GraphModule, node: Node) -> Distribution | None:
+    """Of the stored table whose rows a node looks up."""
+    table = node.args[0] if node.op == "call_function" and operator_name(node) == "embedding" else None
+    if not (isinstance(table, Node) and table.op == "get_attr"):
+        return None
+    histogram = Histogram()
+    histogram.observe(attribute(graph, table))
+    return histogram.distribution()
+
+
+def _around(first: Range, second: Range) -> Range:
+    return Range(torch.minimum(first.minimum, second.minimum), torch.maximum(first.maximum, second.maximum))
 
 
 def _refuse_constant_zero(name: str, distribution: Distribution) -> None:

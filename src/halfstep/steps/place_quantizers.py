@@ -39,7 +39,7 @@ from torch.fx import GraphModule, Node
 
 from halfstep.errors import GraphError, did_you_mean
 from halfstep.graph.edges import quantizer_of
-from halfstep.graph.edit import attribute, finish, insert_quantizer
+from halfstep.graph.edit import add_parameter, attribute, finish, insert_quantizer
 from halfstep.graph.masking import is_mask_sum, is_probability
 from halfstep.graph.names import operator_name
 from halfstep.graph.operators import (
@@ -83,6 +83,7 @@ class PlaceQuantizers(AbstractStep):
                 insert_quantizer(graph, node, *shared[owner])
         context.notes.extend(_unmatched(context.scheme, places.values()))
         _quantize_weights(graph, context.scheme)
+        _untie_tables(graph)
         _quantize_biases(graph)
         return finish(graph)
 
@@ -281,6 +282,16 @@ def _quantize_weights(graph: GraphModule, scheme: Scheme) -> None:
         if grid is not None:
             sizes = grid.scale_shape(attribute(graph, layer.weight).shape)
             insert_quantizer(graph, layer.weight, paths[layer.weight], UniformQuantizer(grid, *sizes), sharing)
+
+
+def _untie_tables(graph: GraphModule) -> None:
+    """Give embeddings a table of their own where a layer's weight is the same parameter: rounding the weight would round the rows too."""
+    stored = [node for node in graph.graph.nodes if node.op == "get_attr"]
+    rounded = {node.target for node in stored if any(quantizer_of(user) is not None for user in node.users)}
+    for node in [node for node in graph.graph.nodes if operator_name(node) == "embedding"]:
+        table = node.args[0]
+        if isinstance(table, Node) and table.op == "get_attr" and table.target in rounded:
+            node.update_arg(0, add_parameter(graph, f"{table.target}_of_rows", attribute(graph, table).clone(), before=node))
 
 
 def _quantize_biases(graph: GraphModule) -> None:
