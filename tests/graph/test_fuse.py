@@ -75,6 +75,7 @@ OTHERS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], list[str]]] = {
         lambda x, w: x * torch.rsqrt(x.pow(2).sum(-1, keepdim=True) + 1e-6), ["pow", "sum", "add", "rsqrt", "mul"]
     ),
     "x times its neighbours": (lambda x, w: x * torch.sigmoid(x.flip(-1)), ["flip", "sigmoid", "mul"]),
+    "clipped far out": (lambda x, w: x.clamp(-10, 10) * torch.sigmoid(x), ["clamp", "sigmoid", "mul"]),
     "a square": (lambda x, w: x * x, ["mul"]),
 }  # fmt: skip
 
