@@ -102,7 +102,7 @@ def _follow(graph: GraphModule, node: Node, place: Place, passed: tuple[Node, ..
     for user in node.users:
         layer = weighted_layer(user)
         if layer is not None:
-            if not _reads_channels(graph, layer, node, place):
+            if not reads_channels(graph, layer, node, place):
                 return user
             readers.append(Reader(layer, place.block, passed))
             continue
@@ -113,7 +113,7 @@ def _follow(graph: GraphModule, node: Node, place: Place, passed: tuple[Node, ..
     return None
 
 
-def _reads_channels(graph: GraphModule, layer: WeightedLayer, node: Node, place: Place) -> bool:
+def reads_channels(graph: GraphModule, layer: WeightedLayer, node: Node, place: Place) -> bool:
     """Whether the channels of ``node`` are the input channels of ``layer``, whose parameters are its own."""
     if layer.input is not node or not has_own_parameters(layer):
         return False

@@ -2,6 +2,7 @@
 
 from halfstep.steps.absorb_bias import AbsorbBias
 from halfstep.steps.abstract import STEPS, AbstractStep, Context
+from halfstep.steps.balance_channels import BalanceChannels
 from halfstep.steps.calibrate import Calibrate
 from halfstep.steps.correct_bias import CorrectBias
 from halfstep.steps.equalize import Equalize
@@ -21,6 +22,7 @@ __all__ = [
     "AbsorbBias",
     "AbstractStep",
     "ActivationScheme",
+    "BalanceChannels",
     "Calibrate",
     "Context",
     "CorrectBias",

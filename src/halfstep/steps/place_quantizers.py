@@ -71,17 +71,13 @@ class PlaceQuantizers(AbstractStep):
 
     def apply(self, graph: GraphModule, context: Context) -> GraphModule:
         """Plan on the float graph, then insert."""
-        owners = plan(graph, context.scheme)
-        places = _places(graph)
-        grids = {owner: context.scheme.activation_grid(places[owner]) for owner in dict.fromkeys(owners.values())}
-        if TARGETS[context.scheme.target].joins_concat:
-            owners = join_concatenations(graph, owners, grids)
+        owners, grids = plan_grids(graph, context.scheme)
         paths = _paths(graph)
         shared = {owner: (paths[owner], UniformQuantizer(grid)) for owner, grid in grids.items() if grid is not None}
         for node, owner in owners.items():
             if owner in shared:
                 insert_quantizer(graph, node, *shared[owner])
-        context.notes.extend(_unmatched(context.scheme, places.values()))
+        context.notes.extend(_unmatched(context.scheme, _places(graph).values()))
         _quantize_weights(graph, context.scheme)
         _untie_tables(graph)
         _quantize_biases(graph)
@@ -145,6 +141,26 @@ def _readers(node: Node) -> Iterator[Node]:
             yield from _readers(user)
         else:
             yield user
+
+
+def plan_grids(graph: GraphModule, scheme: Scheme) -> tuple[dict[Node, Node], dict[Node, Grid | None]]:
+    """The owners of `plan`, with concatenations joined where the target asks for it, and the grid of each owner (None: float)."""
+    owners, places = plan(graph, scheme), _places(graph)
+    grids = {owner: scheme.activation_grid(places[owner]) for owner in dict.fromkeys(owners.values())}
+    if TARGETS[scheme.target].joins_concat:
+        owners = join_concatenations(graph, owners, grids)
+    return owners, grids
+
+
+def plan_weight_grids(graph: GraphModule, scheme: Scheme) -> dict[Node, Grid | None]:
+    """The grid of each layer's weight, by the layer's node; None where it stays in float."""
+    layers = weighted_layers(graph)
+    found: dict[Node, Grid | None] = {}
+    for index, layer in enumerate(layers):
+        has_own_axis = layer.output_axis == 0 or layer.groups == 1
+        place = Place(layer.name, index == 0, index == len(layers) - 1)
+        found[layer.node] = scheme.weight_grid(place, layer.output_axis if has_own_axis else None, operator_name(layer.node) == "linear")
+    return found
 
 
 def plan(graph: GraphModule, scheme: Scheme) -> dict[Node, Node]:
@@ -272,13 +288,12 @@ def _quantize_weights(graph: GraphModule, scheme: Scheme) -> None:
     readers: dict[Node, list[Node]] = {}
     for layer in layers:
         readers.setdefault(layer.weight, []).append(layer.node)
-    for index, layer in enumerate(layers):
+    grids = plan_weight_grids(graph, scheme)
+    for layer in layers:
         if layer.weight.op != "get_attr" or layer.weight not in readers:
             continue
         sharing = readers.pop(layer.weight)  # a weight that several layers share has one quantizer
-        has_own_axis = layer.output_axis == 0 or layer.groups == 1
-        place = Place(layer.name, index == 0, index == len(layers) - 1)
-        grid = scheme.weight_grid(place, layer.output_axis if has_own_axis else None, operator_name(layer.node) == "linear")
+        grid = grids[layer.node]
         if grid is not None:
             sizes = grid.scale_shape(attribute(graph, layer.weight).shape)
             insert_quantizer(graph, layer.weight, paths[layer.weight], UniformQuantizer(grid, *sizes), sharing)

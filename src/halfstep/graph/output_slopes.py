@@ -1,0 +1,108 @@
+"""How strongly the network's outputs feel noise on each channel of a tensor, and on the weights.
+
+    h_i = sum over samples, positions of   E (d(v y) / d x_i)²          v: random signs, one for each output value, independent
+
+y: all outputs of the network. x_i: channel i of a tensor, or the weights between an output and an input channel of a layer. E over v is
+the squared norm of the Jacobian's column, so that independent noise of variance q on x_i changes the outputs by h_i q, summed up over
+squares. One backward pass a few samples gives all of them (Hutchinson 1990, "A stochastic estimator of the trace of the influence matrix
+for Laplacian smoothing splines"): signs are drawn once for each sample, and the samples of one pass keep apart because their signs are
+independent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Interpreter, Node
+from torch.utils import _pytree as pytree
+
+from halfstep.graph.channels import blocks
+from halfstep.graph.operators import WeightedLayer
+from halfstep.graph.run import cut
+
+_AT_ONCE = 4  # samples of a backward pass: more need more memory and tell the same
+
+
+@dataclass(frozen=True)
+class OutputSlopes:
+    """tensors: h [C] of each tensor. weights: h [G, R, I] of each layer, by its node, as `channels.blocks` orders them. float64."""
+
+    tensors: dict[Node, Tensor]
+    weights: dict[Node, Tensor]
+
+
+def output_slopes(
+    graph: GraphModule,
+    axes: Mapping[Node, int],
+    layers: Collection[WeightedLayer],
+    batches: Iterable[tuple[Tensor, ...]],
+    generator: torch.Generator,
+) -> OutputSlopes | None:
+    """The h of the tensors in ``axes``, which says on which axis their channels lie, and of the weights of ``layers``.
+
+    None where no output depends on them by a slope.
+    """
+    tensors: dict[Node, Tensor] = {}
+    weights: dict[Node, Tensor] = {}
+    for inputs in batches:
+        for part in _parts(inputs):
+            for cut_part, num_real in cut(graph, part):
+                tape = _Tape(graph, set(axes), {layer.weight for layer in layers})
+                with torch.enable_grad():
+                    score = _score(tape.run(*cut_part), num_real / len(cut_part[0]), generator)
+                if score is None:
+                    return None
+                slopes = dict(zip(tape.leaves, torch.autograd.grad(score, list(tape.leaves.values()), allow_unused=True), strict=True))
+                for node, axis in axes.items():
+                    if (slope := slopes.get(node)) is not None:
+                        tensors[node] = tensors.get(node, 0) + _squares(slope, axis)
+                for layer in layers:
+                    if (slope := slopes.get(layer.weight)) is not None:
+                        weights[layer.node] = weights.get(layer.node, 0) + blocks(slope.double().square(), layer).sum(3)
+    return OutputSlopes(tensors, weights) if tensors or weights else None
+
+
+class _Tape(Interpreter):
+    """Runs the graph and remembers the tensors whose slopes are asked for; weights become leaves of their own."""
+
+    def __init__(self, graph: GraphModule, tensors: set[Node], weights: set[Node]) -> None:
+        super().__init__(graph, garbage_collect_values=True)
+        self._tensors, self._weights = tensors, weights
+        self.leaves: dict[Node, Tensor] = {}
+
+    def run_node(self, n: Node) -> Any:
+        """Compute one node."""
+        result = super().run_node(n)
+        if n.op == "get_attr" and isinstance(result, Tensor):
+            result = result.detach()
+        if n in self._weights:
+            result.requires_grad_()
+        if n in self._weights | self._tensors and result.requires_grad:
+            self.leaves[n] = result
+        return result
+
+
+def _score(outputs: Any, share_real: float, generator: torch.Generator) -> Tensor | None:
+    """Sum of v y, without what was computed of samples that only fill a batch up."""
+    terms = []
+    for output in pytree.tree_leaves(outputs):
+        if not isinstance(output, Tensor) or not output.requires_grad:
+            continue
+        signs = torch.randint(0, 2, output.shape, generator=generator).to(output.device, output.dtype) * 2 - 1
+        if share_real < 1 and output.ndim:
+            signs[round(len(output) * share_real) :] = 0
+        terms.append((output * signs).sum())
+    return torch.stack(terms).sum() if terms else None
+
+
+def _squares(slope: Tensor, axis: int) -> Tensor:
+    """Sum of squares over all axes but one, [C] float64."""
+    return slope.movedim(axis, -1).flatten(0, -2).square().sum(0).double()
+
+
+def _parts(inputs: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, ...]]:
+    yield from zip(*(x.split(_AT_ONCE) for x in inputs), strict=True)
