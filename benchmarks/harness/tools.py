@@ -48,6 +48,16 @@ CLAIM = (
 PER_TENSOR = (
     Tool("halfstep_tensor", "halfstep_int8.py", OWN, ("--recipe", "int8-per-tensor"), "recipe int8-per-tensor: one scale a weight tensor"),
     Tool("halfstep_dfq", "halfstep_int8.py", OWN, ("--recipe", "dfq"), "recipe dfq: one scale a weight tensor, layers equalized"),
+    Tool(
+        "halfstep_balanced",
+        "halfstep_int8.py",
+        OWN,
+        ("--recipe", "int8-balanced"),
+        "recipe int8-balanced: channels scaled, GPTQ, biases corrected",
+    ),
+    Tool(
+        "halfstep_tensor_balanced", "halfstep_int8.py", OWN, ("--recipe", "int8-per-tensor-balanced"), "the same, one scale a weight tensor"
+    ),
     _ort("ort_tensor", "--setting best --per-tensor", "as ort_best, one scale a weight tensor"),
 )
 EXPLORED = (
