@@ -72,12 +72,12 @@ class PlaceQuantizers(AbstractStep):
     def apply(self, graph: GraphModule, context: Context) -> GraphModule:
         """Plan on the float graph, then insert."""
         owners, grids = plan_grids(graph, context.scheme)
+        context.notes.extend(_unmatched(context.scheme, _places(graph).values()))
         paths = _paths(graph)
         shared = {owner: (paths[owner], UniformQuantizer(grid)) for owner, grid in grids.items() if grid is not None}
         for node, owner in owners.items():
             if owner in shared:
                 insert_quantizer(graph, node, *shared[owner])
-        context.notes.extend(_unmatched(context.scheme, _places(graph).values()))
         _quantize_weights(graph, context.scheme)
         _untie_tables(graph)
         _quantize_biases(graph)
