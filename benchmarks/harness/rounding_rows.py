@@ -60,6 +60,14 @@ ROWS = {
             "the network's input and the operands of additions at 8 bits (recipe lattice-w4a4); the peers leave additions in float",
             settings=("w4a4",),
         ),
+        Row(
+            "halfstep_lattice_balanced",
+            "halfstep_rounding.py",
+            OWN,
+            ("--method", "lattice", "--balance"),
+            "behind balance_channels",
+            settings=("w4a8", "w4a4"),
+        ),
         _own("adaround", "1,000 iterations", '{"num_iterations": 1000}', "halfstep_adaround_1000"),
         _own("adaround", "10,000 iterations, as in the paper", '{"num_iterations": 10000}', is_long=True),
         _own(

@@ -3,12 +3,14 @@
 The recipe: ``fold_batch_norm``, ``place_quantizers``, ``calibrate`` (weights and activations by least squared error), ``round`` with
 ``--method`` and its ``--options``. Weights symmetric, both ends of the grid used; activations uint8 (or uint4) with a zero point, the
 network's input and the output of every operator; with ``--wide`` the network's input and the operands of additions keep 8 bits, as in the
-recipe lattice-w4a4 (the peers leave additions in float). ``first_layer`` and ``last_layer`` follow the rule of the setting.
+recipe lattice-w4a4 (the peers leave additions in float); with ``--balance`` the step ``balance_channels`` comes second. ``first_layer``
+and ``last_layer`` follow the rule of the setting.
 
 A network of two layers goes through the same recipe before the clock starts: what compiled solvers need once in a process (or once on a
 machine, where they keep it) is reported as the part ``warm_up``.
 """
 
+import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -24,25 +26,26 @@ if TYPE_CHECKING:
 METHODS = ("nearest", "lattice", "adaround", "gptq", "coordinate_descent", "ste")
 
 
-def recipe(setting: Setting, method: str, options: dict[str, Any], is_wide: bool) -> "hs.Recipe":
+def recipe(setting: Setting, given: argparse.Namespace, options: dict[str, Any]) -> "hs.Recipe":
     import halfstep as hs
 
     activations = "float" if setting.activation_bits is None else f"uint{setting.activation_bits}"
     outer = {"weights": f"int{setting.outer_bits}"}
     content = {
-        "name": f"{method}-{setting.name}",
+        "name": f"{given.method}-{setting.name}",
         "scheme": {
             "weights": {"type": f"int{setting.weight_bits}", "symmetric": True, "per_channel": setting.per_channel, "narrow": False},
             "activations": {"type": activations, "symmetric": False},
             "first_layer": outer,
             "last_layer": outer,
-            **({"inputs": "uint8", "addends": "uint8"} if is_wide else {}),
+            **({"inputs": "uint8", "addends": "uint8"} if given.wide else {}),
         },
         "steps": [
             "fold_batch_norm",
+            *(["balance_channels"] if given.balance else []),
             "place_quantizers",
             {"calibrate": {"weights": "mse", "activations": "mse"}},
-            {"round": {"method": {method: options}}},
+            {"round": {"method": {given.method: options}}},
         ],
     }
     return hs.Recipe.parse(content)
@@ -77,6 +80,7 @@ def main() -> None:
     parser = rounding_parser(__doc__, METHODS)
     parser.add_argument("--options", type=json.loads, default={}, help="of the method, as JSON")
     parser.add_argument("--wide", action="store_true", help="8 bits for the network's input and the operands of additions")
+    parser.add_argument("--balance", action="store_true", help="balance the channels first")
     given = parser.parse_args()
     marks = Marks()
     import torch
@@ -87,9 +91,9 @@ def main() -> None:
     setting = SETTINGS[given.setting]
     network = trained_network(given.network)
     images = torch.from_numpy(calibration_images(given.calibration))
-    chosen = recipe(setting, given.method, given.options, given.wide)
+    chosen = recipe(setting, given, given.options)
     brief = {"num_iterations": 2} if "num_iterations" in given.options else {}
-    once = warm_up(recipe(setting, given.method, given.options | brief, given.wide), given.seed)
+    once = warm_up(recipe(setting, given, given.options | brief), given.seed)
     marks.reach(READY)
     result = hs.quantize(network, calibration=images, recipe=chosen, samples=len(images), seed=given.seed)
     marks.reach(QUANTIZED)
