@@ -117,6 +117,17 @@ def test_statistics_of_another_network_are_refused() -> None:
         hs.quantize(model, zoo.calibration_of("two_inputs"), statistics=statistics)
 
 
+def test_statistics_behind_other_weights_are_refused() -> None:
+    """Equalization changes what tensors look like; the captured network is the same."""
+    torch.manual_seed(0)
+    model, data = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)), torch.randn(16, 4)
+    plain, equalized = (hs.quantize(model, data, recipe=recipe).statistics for recipe in ("int8", "dfq"))
+    hs.quantize(model, data, recipe="dfq", statistics=equalized)
+    for recipe, statistics in (("int8", equalized), ("dfq", plain)):
+        with pytest.raises(CalibrationError, match="gathered behind other steps"):
+            hs.quantize(model, data, recipe=recipe, statistics=statistics)
+
+
 def test_a_network_that_takes_one_batch_size_only() -> None:
     """Neither 1 nor 2 samples: it must be recorded on what the data give."""
 

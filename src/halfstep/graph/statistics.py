@@ -22,22 +22,35 @@ from torch.fx import GraphModule, Node
 from halfstep.errors import CalibrationError
 from halfstep.graph.run import cut, observe
 from halfstep.graph.serialize import to_json
-from halfstep.quantizers import in_float
+from halfstep.quantizers import AbstractQuantizer, in_float
 from halfstep.ranges import Histogram
 
 
 @dataclass
 class Statistics:
-    """histograms: by the name of the node whose output they count. fingerprint: of the captured float network they belong to."""
+    """histograms: by the name of the node whose output they count. fingerprint: of the captured float network they belong to. values: of
+    the parameters that it had when they were gathered, behind steps such as `equalize`; empty before.
+    """
 
     fingerprint: str
     num_samples: int = 0
     histograms: dict[str, Histogram] = field(default_factory=dict)
+    values: str = ""
+
+    def take_for(self, reference: GraphModule) -> None:
+        """They are of ``reference``, the float network that is calibrated, from here on; `CalibrationError` where they are of another."""
+        own = _fingerprint_of_values(reference)
+        if self.histograms and self.values != own:
+            raise CalibrationError(
+                "These statistics were gathered behind other steps, which changed the weights (equalize, balance_channels ...) before the "
+                "calibration: leave --statistics out to gather new ones, or take the recipe that they come from."
+            )
+        self.values = own
 
     def save(self, path: Path) -> None:
         """Write a safetensors file."""
         tensors = {name: histogram.to_tensor() for name, histogram in sorted(self.histograms.items())}
-        header = {"fingerprint": self.fingerprint, "num_samples": self.num_samples}
+        header = {"fingerprint": self.fingerprint, "num_samples": self.num_samples, "values": self.values}
         safetensors.torch.save_file(tensors, path, {"halfstep": json.dumps(header)})
 
     @classmethod
@@ -47,9 +60,9 @@ class Statistics:
             with safetensors.safe_open(path, "pt") as file:
                 header = json.loads(file.metadata()["halfstep"])
                 histograms = {name: Histogram.from_tensor(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+            return cls(header["fingerprint"], header["num_samples"], histograms, header["values"])
         except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
             raise CalibrationError(f"'{path}' holds no statistics of halfstep: {error}.") from error
-        return cls(header["fingerprint"], header["num_samples"], histograms)
 
 
 def fingerprint(graph: GraphModule) -> str:
@@ -58,9 +71,21 @@ def fingerprint(graph: GraphModule) -> str:
     for node in graph.graph.nodes:
         digest.update(f"{node.op} {node.target} {node.args}\n".encode())
     digest.update(json.dumps(to_json(graph)["modules"]).encode())
-    for name, tensor in sorted(graph.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    _update(digest, graph.state_dict())
     return digest.hexdigest()[:16]
+
+
+def _fingerprint_of_values(graph: GraphModule) -> str:
+    """A hash of the float tensors of a network, whatever quantizers it has."""
+    own = tuple(f"{name}." for name, module in graph.named_modules() if isinstance(module, AbstractQuantizer))
+    digest = hashlib.sha256()
+    _update(digest, {name: tensor for name, tensor in graph.state_dict().items() if not name.startswith(own)})
+    return digest.hexdigest()[:16]
+
+
+def _update(digest: hashlib._Hash, tensors: dict[str, Tensor]) -> None:
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
 
 
 _VALUES_PER_SAMPLE = 4096  # counted of each sample and tensor: 2 million for 512 samples, at a fifth of the cost of all of them
