@@ -1,6 +1,7 @@
 """Write docs/reproduction.md from the outcomes of `halfstep reproduce`; measures nothing.
 
     halfstep reproduce all --out benchmarks/results/reproduction          # hours; --quick for a tenth of them
+    halfstep reproduce lsq-table sat-table --out benchmarks/results/reproduction --resume      # many hours: every row is trained
     python benchmarks/reproduction_page.py
 
 Every folder below results/reproduction is a network; its pictures are copied to docs/reproduction/.
@@ -19,17 +20,21 @@ RESULTS, DOCS = HERE / "results" / "reproduction", HERE.parent / "docs"
 PICTURES = "reproduction"  # below docs
 
 INTRODUCTION = """
-# The AdaRound paper, repeated
+# Published tables, repeated
 
-Nagel, Amjad, van Baalen, Louizos and Blankevoort 2020, "Up or down? Adaptive rounding for post-training quantization", Tables 1 to 6, 8, 10
-and Figures 1 to 4. The paper's figures are those of ResNet-18 on ImageNet; here the networks are small ones for CIFAR-10, which lose far
-less at 4 bits, so that it is the order of the rows and the size of the effects that can be compared, not the accuracies themselves.
+Rounding, first: Nagel, Amjad, van Baalen, Louizos and Blankevoort 2020, "Up or down? Adaptive rounding for post-training quantization",
+Tables 1 to 6, 8, 10 and Figures 1 to 4. The paper's figures are those of ResNet-18 on ImageNet; here the networks are small ones for
+CIFAR-10, which lose far less at 4 bits, so that it is the order of the rows and the size of the effects that can be compared, not the
+accuracies themselves.
 
 Each table is made by `halfstep reproduce NAME` (`halfstep list studies`), this page by `python benchmarks/reproduction_page.py`. The setup
 is the paper's: batch norms folded, a symmetric grid with one scale a layer and of least squared error, activations in float, 1,024 training
 images without labels. "±" is the standard deviation over the seeds; a seed chooses the images and all random numbers. CPU seconds are those
 of quantizing on one thread, of the columns in their order. Two rows count as told apart only where their difference is more than 1 % of
 flipped answers and the spread over the seeds explain.
+
+Then training with quantization in the loop, `halfstep reproduce lsq-table sat-table`: each row is trained for some epochs of CIFAR-10,
+where the papers trained for 90 and more of ImageNet, and run as integers alone on the images that its simulation is judged on.
 """
 
 REMARKS: dict[str, str] = {

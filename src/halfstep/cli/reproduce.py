@@ -1,4 +1,4 @@
-"""``halfstep reproduce``: the studies of the AdaRound paper, on networks at hand or on one's own."""
+"""``halfstep reproduce``: the studies of the AdaRound paper and tables of training, on networks at hand or on one's own."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,7 @@ import typer
 
 from halfstep.cli import options
 from halfstep.cli.options import PreprocessingOptions, load_labelled
-from halfstep.cli.terminal import Report, errors, output, progress, say, table
+from halfstep.cli.terminal import Report, errors, output, progress, say, table, tell
 from halfstep.data import load_data
 from halfstep.errors import HalfstepError
 from halfstep.files import atomic_path
@@ -21,7 +22,7 @@ from halfstep.studies import STUDIES, AbstractFigure, Laboratory, Outcome, Setti
 from halfstep.studies.abstract import place
 from halfstep.studies.page import cells, markdown
 from halfstep.studies.plots import require_matplotlib
-from halfstep.studies.subject import default_names, own_subject
+from halfstep.studies.subject import data_folder, default_names, own_subject
 
 EXAMPLE = "Example: halfstep reproduce table-4 --quick --out studies"
 ALL = "all"
@@ -32,7 +33,10 @@ _PANEL = "A network of your own"
 
 def reproduce(
     studies: Annotated[
-        list[str], typer.Argument(metavar="NAME...", help=f"Names from 'halfstep list studies', or '{ALL}'.", show_default=False)
+        list[str],
+        typer.Argument(
+            metavar="NAME...", help=f"Names from 'halfstep list studies', or '{ALL}' of the AdaRound paper.", show_default=False
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where tables, plots and finished runs go, a folder a network.")] = Path(
         "halfstep-studies"
@@ -42,13 +46,14 @@ def reproduce(
         typer.Option(
             "--network",
             metavar="NAME",
-            help="digits, or of the shared data folder (HALFSTEP_DATA) resnet20, resnet32, resnet56, resnet8_mlperf or nin; may be given "
-            "more than once. Default: resnet20 and resnet8_mlperf; without the folder, digits.",
+            help="digits, or of the shared data folder (HALFSTEP_DATA) resnet20, resnet32, resnet56, resnet8_mlperf or nin, or with its "
+            "images mobilenet_v1_1.0, _0.75, _0.5 or _0.25; may be given more than once. Default: resnet20 and resnet8_mlperf; for "
+            "lsq-table resnet20 and mobilenet_v1_1.0, for sat-table mobilenet_v1_1.0 and _0.75; without the folder, digits.",
             show_default=False,
         ),
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="1,000 iterations, 16 sampled positions a step, 3 seeds, fewer samples of CEM.")
+        bool, typer.Option("--quick", help="1,000 iterations, 16 sampled positions a step, 3 seeds, fewer samples of CEM, 1 epoch.")
     ] = False,
     seeds: Annotated[int | None, typer.Option("--seeds", min=1, help="Runs of what is random. Default: 5.", show_default=False)] = None,
     iterations: Annotated[
@@ -63,6 +68,10 @@ def reproduce(
     ] = None,
     draws: Annotated[
         int | None, typer.Option("--draws", min=2, help="Roundings in table-1 and figure-1. Default: 100.", show_default=False)
+    ] = None,
+    epochs: Annotated[
+        float | None,
+        typer.Option("--epochs", help="Of training in lsq-table and sat-table; a part of one is allowed. Default: 10.", show_default=False),
     ] = None,
     bits: Annotated[int, typer.Option("--bits", min=2, max=8, help="Of the quantized weights.")] = 4,
     other: Annotated[
@@ -97,25 +106,34 @@ def reproduce(
     size: options.Size = None,
     crop: options.Crop = None,
 ) -> None:
-    """Repeat tables and figures of the AdaRound paper, each beside what the paper found.
+    """Repeat tables and figures of the AdaRound paper, and tables of LSQ and SAT, each beside what the paper found.
 
     For every study and network: a table (Markdown and JSON), for figures a PNG. Every finished run is kept at once; --resume goes on.
+    lsq-table and sat-table train every row, which takes hours; a MobileNetV1 that is not at hand is trained in float first.
     """
     names = _names(studies)
     if any(issubclass(STUDIES[name], AbstractFigure) for name in names):
         require_matplotlib()
-    given = {"num_seeds": seeds, "num_iterations": iterations, "num_positions": positions, "num_samples": samples, "num_draws": draws}
+    given: dict[str, float | None] = {
+        "num_seeds": seeds,
+        "num_iterations": iterations,
+        "num_positions": positions,
+        "num_samples": samples,
+        "num_draws": draws,
+        "num_epochs": epochs,
+    }
     start = Settings.quick() if quick else Settings()
     settings = start.model_copy(update={"bits": bits} | {name: value for name, value in given.items() if value is not None})
     preprocessing = PreprocessingOptions(mean, std, scale, size, crop)
     if model is not None:
-        subjects = iter([_own(model, state_dict, data, validation, other, preprocessing)])
+        plan = [(partial(_own, model, state_dict, data, validation, other, preprocessing), names)]
     else:
         _refuse_own_options(data, validation, state_dict, preprocessing)
-        subjects = (load_subject(name, other) for name in network or default_names())
+        plan = [(partial(load_subject, one, other, out, resume, tell), chosen) for one, chosen in _plan(names, network).items()]
     try:
-        for subject in subjects:
-            _run(subject, names, settings, out / subject.name, resume)
+        for make, chosen in plan:
+            subject = make()
+            _run(subject, chosen, settings, out / subject.name, resume)
     except KeyboardInterrupt:
         errors().print(f"Interrupted. Finished runs are kept in '{out}': the same command goes on with --resume.", markup=False)
         raise typer.Exit(INTERRUPTED) from None
@@ -123,10 +141,21 @@ def reproduce(
 
 def _names(studies: list[str]) -> list[str]:
     """The studies in the order given; every name is known."""
-    names = sorted(STUDIES, key=place) if ALL in studies else list(dict.fromkeys(studies))
+    every = sorted((name for name in STUDIES if not STUDIES[name].is_trained), key=place)
+    names = list(dict.fromkeys(name for given in studies for name in (every if given == ALL else [given])))
     for name in names:
         STUDIES[name]  # raises, with the closest name
     return names
+
+
+def _plan(names: list[str], networks: list[str] | None) -> dict[str, list[str]]:
+    """The studies of each network: of those that were named all, else of those that each study is made on."""
+    found: dict[str, list[str]] = {}
+    has_data = data_folder() is not None
+    for name in names:
+        for network in networks or (STUDIES[name].networks if has_data else ()) or default_names():
+            found.setdefault(network, []).append(name)
+    return found
 
 
 def _own(
@@ -145,10 +174,10 @@ def _refuse_own_options(data: str | None, validation: str | None, state_dict: Pa
 
 def _run(subject: Subject, names: list[str], settings: Settings, folder: Path, resume: bool) -> None:
     """All studies on one network; each is written when it is complete."""
-    laboratory = Laboratory(subject, settings, folder / RUNS, resume)
+    laboratory = Laboratory(subject, settings, folder / RUNS, resume, tell=tell)
     for name in names:
         study = STUDIES[name]()
-        stem = name if settings.bits == Settings().bits else f"{name}-w{settings.bits}"
+        stem = name if study.is_trained or settings.bits == Settings().bits else f"{name}-w{settings.bits}"
         with _reporting() as laboratory.progress:
             outcome = study.run(laboratory)
         if isinstance(study, AbstractFigure):

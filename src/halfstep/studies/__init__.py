@@ -6,8 +6,10 @@ from halfstep.studies.figure_2 import Figure2
 from halfstep.studies.figure_3 import Figure3
 from halfstep.studies.figure_4 import Figure4
 from halfstep.studies.laboratory import Laboratory, Measurement
+from halfstep.studies.lsq_table import LsqTable
 from halfstep.studies.outcome import Entry, Outcome, Row
-from halfstep.studies.settings import Cell, Published, Settings
+from halfstep.studies.sat_table import SatTable
+from halfstep.studies.settings import Cell, Published, Settings, TrainedCell
 from halfstep.studies.subject import Subject, load_subject
 from halfstep.studies.table_1 import Table1
 from halfstep.studies.table_2 import Table2
@@ -31,10 +33,12 @@ __all__ = [
     "Figure4",
     "Laboratory",
     "Line",
+    "LsqTable",
     "Measurement",
     "Outcome",
     "Published",
     "Row",
+    "SatTable",
     "Settings",
     "Subject",
     "Table1",
@@ -45,5 +49,6 @@ __all__ = [
     "Table6",
     "Table8",
     "Table10",
+    "TrainedCell",
     "load_subject",
 ]

@@ -1,7 +1,8 @@
-"""What a study is: some settings of a table or figure of the paper, measured on one network, beside what the paper found.
+"""What a study is: some settings of a table or figure of a paper, measured on one network, beside what the paper found.
 
-All figures of the paper are those of ResNet-18 on ImageNet: Nagel et al. 2020, "Up or down? Adaptive rounding for post-training
-quantization", with 4-bit weights on a symmetric grid of one scale a layer, activations in float, 1,024 images, five seeds.
+Those that train with quantization in the loop (`trained_table`) have papers of their own. All figures of the others are those of ResNet-18
+on ImageNet: Nagel et al. 2020, "Up or down? Adaptive rounding for post-training quantization", with 4-bit weights on a symmetric grid of
+one scale a layer, activations in float, 1,024 images, five seeds.
 """
 
 from __future__ import annotations
@@ -20,11 +21,17 @@ from halfstep.studies.statistics import mean
 
 
 class AbstractStudy(Method, ABC):
-    """title: of the table or figure. finding: what the paper says it shows. how: what is done here and where it differs from the paper."""
+    """title: of the table or figure. finding: what the paper says it shows. how: what is done here and where it differs from the paper.
+
+    is_trained: whether networks are trained with quantization in the loop, which takes hours; such a study has bits of its own. networks:
+    what it is made on where none is named; empty: two of the shared folder, or the digits network.
+    """
 
     title: ClassVar[str]
     finding: ClassVar[str]
     how: ClassVar[str]
+    is_trained: ClassVar[bool] = False
+    networks: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def run(self, laboratory: Laboratory) -> Outcome:
@@ -98,10 +105,10 @@ def entry_of(cell: Cell, measured: list[Measurement]) -> Entry:
     return Entry(tuple(each.top1 for each in done), cell.published, mean([each.cpu_seconds for each in done]))
 
 
-def place(name: str) -> tuple[str, int]:
-    """To sort studies by: tables before figures, then by their numbers."""
+def place(name: str) -> tuple[int, int, str]:
+    """To sort studies by: tables before figures, each by their numbers, then those with a name."""
     kind, _, number = name.partition("-")
-    return {"table": "0"}.get(kind, kind), int(number)
+    return (("table", "figure").index(kind), int(number), "") if number.isdigit() else (2, 0, name)
 
 
 STUDIES: Registry[AbstractStudy] = Registry("study")

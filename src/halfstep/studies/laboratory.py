@@ -24,8 +24,9 @@ from halfstep.data import Data
 from halfstep.errors import DataError, RecipeError
 from halfstep.files import atomic_path
 from halfstep.report.environment import versions
+from halfstep.steps.abstract import Tell
 from halfstep.studies.costs import FirstLayerCosts
-from halfstep.studies.settings import Cell, Settings
+from halfstep.studies.settings import AnyCell, Cell, Settings
 from halfstep.studies.subject import Subject
 from halfstep.workflow.evaluate import evaluate, top1
 from halfstep.workflow.quantize import quantize
@@ -53,14 +54,20 @@ class Measurement:
 class Laboratory:
     """subject: the network and its images. folder: where runs are kept (None: nowhere). resume: whether those already there count.
 
-    progress: called with (study, runs done, runs in all).
+    progress: called with (study, runs done, runs in all). tell: called with a line of news of a run that trains.
     """
 
     def __init__(
-        self, subject: Subject, settings: Settings, folder: Path | None = None, resume: bool = False, progress: Progress | None = None
+        self,
+        subject: Subject,
+        settings: Settings,
+        folder: Path | None = None,
+        resume: bool = False,
+        progress: Progress | None = None,
+        tell: Tell | None = None,
     ) -> None:
         self.subject, self.settings = subject, settings
-        self._folder, self._resume, self.progress = folder, resume, progress or _silent
+        self._folder, self._resume, self.progress, self._tell = folder, resume, progress or _silent, tell
         self._done: dict[str, dict[str, Any]] = {}
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -103,7 +110,7 @@ class Laboratory:
         except RecipeError as error:  # an optional package is missing, or this layer is too large for this method
             return Measurement(reason=str(error))
 
-    def look(self, what: str, look: Look, cell: Cell, seed: int = 0, progress: Progress | None = None) -> dict[str, Any]:
+    def look(self, what: str, look: Look, cell: AnyCell, seed: int = 0, progress: Progress | None = None) -> dict[str, Any]:
         """What ``look`` sees in one quantized network, or what it saw before under the name ``what``; plain values, as JSON holds them."""
         key = {"what": what, **self._key(cell, seed)}
         name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:20]
@@ -118,14 +125,14 @@ class Laboratory:
     def _num_seeds(self, cell: Cell) -> int:
         return (cell.num_seeds or self.settings.num_seeds) if cell.is_random else 1
 
-    def _calibration(self, cell: Cell) -> Data:
+    def _calibration(self, cell: AnyCell) -> Data:
         if not cell.is_other:
             return self.subject.calibration
         if self.subject.other is None:
             raise DataError("There is no other data set to calibrate on: give one with --other.")
         return self.subject.other
 
-    def _new(self, name: str, key: dict[str, Any], look: Look, cell: Cell, seed: int, progress: Progress | None) -> dict[str, Any]:
+    def _new(self, name: str, key: dict[str, Any], look: Look, cell: AnyCell, seed: int, progress: Progress | None) -> dict[str, Any]:
         """A run that was not made before; it is written at once."""
         started = time.process_time()
         checkpoint = None if self._folder is None else self._folder / f"{name}.checkpoint"
@@ -148,7 +155,7 @@ class Laboratory:
         found: dict[str, Any] = stored["found"]
         return found if stored["key"] == key else None
 
-    def _quantized(self, cell: Cell, seed: int, progress: Progress | None = None, checkpoint: Path | None = None) -> Result:
+    def _quantized(self, cell: AnyCell, seed: int, progress: Progress | None = None, checkpoint: Path | None = None) -> Result:
         return quantize(
             self.subject.model,
             self._calibration(cell),
@@ -156,6 +163,7 @@ class Laboratory:
             seed=seed,
             samples=cell.num_samples or self.settings.num_samples,
             progress=progress,
+            tell=self._tell,
             checkpoint=checkpoint,
             resume=self._resume,
         )
@@ -168,7 +176,7 @@ class Laboratory:
         task_cost, local_cost = self._costs.of(result.model)
         return {**self._accuracy(result, seconds), "task_cost": task_cost, "local_cost": local_cost}
 
-    def _key(self, cell: Cell, seed: int) -> dict[str, Any]:
+    def _key(self, cell: AnyCell, seed: int) -> dict[str, Any]:
         """Everything the run depends on but the version of halfstep."""
         return {
             "weights": self._digest,

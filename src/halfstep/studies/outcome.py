@@ -46,8 +46,8 @@ class Row:
 class Outcome:
     """finding: what the paper says. how: what is done here. spent: the settings that matter, in words. verdict: how the two compare.
 
-    num_images: labelled images that every figure is measured on. points: for the plot, by name of the series. plot: the file name of the
-    picture beside the JSON file.
+    num_images: labelled images that every figure is measured on. decimals: digits behind the point, of columns that do not show two.
+    points: for the plot, by name of the series. plot: the file name of the picture beside the JSON file.
     """
 
     study: str
@@ -62,6 +62,7 @@ class Outcome:
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
     verdict: tuple[str, ...] = ()
+    decimals: dict[str, int] = field(default_factory=dict)
     points: dict[str, list[float]] = field(default_factory=dict)
     plot: str | None = None
     versions: dict[str, str] = field(default_factory=dict)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from halfstep.studies.abstract import place
+from halfstep.studies.abstract import STUDIES, place
 from halfstep.studies.outcome import Entry, Outcome, Row
 
 
@@ -45,7 +45,8 @@ def cells(outcome: Outcome) -> tuple[list[str], list[list[str]]]:
         line = [f"{row.label} (not in the paper)" if row.is_ours else row.label]
         for column in outcome.columns:
             entry = row.entries.get(column)
-            line += [_ours(entry), _paper(entry)] if column in with_paper else [_ours(entry)]
+            ours = _ours(entry, outcome.decimals.get(column, 2))
+            line += [ours, _paper(entry)] if column in with_paper else [ours]
         rows.append([*line, _seconds(outcome, row)] if is_timed else line)
     return [*headers, "CPU s"] if is_timed else headers, rows
 
@@ -60,7 +61,7 @@ def page(outcomes: Sequence[tuple[Outcome, str | None]], introduction: str, rema
         if study in remarks:
             parts.append(remarks[study].strip())
         for outcome, link in mine:
-            parts.append(f"### {outcome.network}, {outcome.settings.bits}-bit weights")
+            parts.append(f"### {outcome.network}" + ("" if STUDIES[study].is_trained else f", {outcome.settings.bits}-bit weights"))
             parts.append(f"Float {outcome.float_top1:.2f} % on {outcome.num_images:,} images; {outcome.spent}.")
             parts += [table(outcome), *_reasons(outcome), "\n".join(f"* {sentence}" for sentence in outcome.verdict)]
             if link is not None:
@@ -74,7 +75,7 @@ def read_all(folder: Path) -> list[tuple[Outcome, Path]]:
     return sorted(found, key=lambda pair: _place(pair[0]))
 
 
-def _place(outcome: Outcome) -> tuple[tuple[str, int], str, int]:
+def _place(outcome: Outcome) -> tuple[tuple[int, int, str], str, int]:
     return place(outcome.study), outcome.network, -outcome.settings.bits
 
 
@@ -82,19 +83,19 @@ def _published(row: Row, column: str) -> bool:
     return column in row.entries and row.entries[column].published is not None
 
 
-def _ours(entry: Entry | None) -> str:
+def _ours(entry: Entry | None, decimals: int) -> str:
     if entry is None:
         return ""
-    return "not run" if entry.mean is None else number(entry.mean, entry.deviation)
+    return "not run" if entry.mean is None else number(entry.mean, entry.deviation, decimals)
 
 
 def _paper(entry: Entry | None) -> str:
     return "" if entry is None or entry.published is None else number(entry.published.mean, entry.published.deviation)
 
 
-def number(mean: float, deviation: float | None) -> str:
+def number(mean: float, deviation: float | None, decimals: int = 2) -> str:
     """``69.39 ± 0.04``, or the mean alone."""
-    return f"{mean:.2f}" if deviation is None else f"{mean:.2f} ± {deviation:.2f}"
+    return f"{mean:,.{decimals}f}" if deviation is None else f"{mean:,.{decimals}f} ± {deviation:,.{decimals}f}"
 
 
 def _seconds(outcome: Outcome, row: Row) -> str:

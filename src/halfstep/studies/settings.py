@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import pydantic
 
@@ -17,8 +17,8 @@ class Settings(pydantic.BaseModel):
 
     bits: of the quantized weights. num_seeds: runs of everything that is random; a seed decides which images a run is calibrated on and all
     of its random choices. num_iterations: of the learned roundings. num_positions: output positions drawn of each image at each of their
-    steps (None: all). num_samples: images to calibrate on. num_draws: stochastic roundings in table 1 and figure 1. is_quick: whether these
-    are the reduced settings of `quick`.
+    steps (None: all). num_samples: images to calibrate on. num_draws: stochastic roundings in table 1 and figure 1. num_epochs: of training
+    with quantization in the loop. is_quick: whether these are the reduced settings of `quick`.
     """
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
@@ -29,12 +29,15 @@ class Settings(pydantic.BaseModel):
     num_positions: int | None = pydantic.Field(default=None, ge=1)
     num_samples: int = pydantic.Field(default=1024, ge=1)
     num_draws: int = pydantic.Field(default=100, ge=2)
+    num_epochs: float = pydantic.Field(default=10.0, gt=0)
     is_quick: bool = False
 
     @classmethod
     def quick(cls) -> Settings:
-        """A tenth of the iterations, 16 output positions a step, three seeds; the cross-entropy method with a thirtieth of its samples."""
-        return cls(num_seeds=3, num_iterations=1000, num_positions=16, is_quick=True)
+        """A tenth of the iterations and epochs, 16 output positions a step, three seeds; the cross-entropy method with a thirtieth of its
+        samples.
+        """
+        return cls(num_seeds=3, num_iterations=1000, num_positions=16, num_epochs=1.0, is_quick=True)
 
     def words(self, with_images: bool = True, with_seeds: bool = True) -> str:
         """One line for titles and pages."""
@@ -98,4 +101,22 @@ class Cell:
         return Recipe.parse({"name": f"w{bits}", "scheme": scheme, "steps": [*steps, *self.then]}, "of a study")
 
 
+@dataclass(frozen=True)
+class TrainedCell:
+    """A row of a table of training with quantization in the loop: a shipped recipe, and how long it trains.
+
+    num_samples: images to calibrate on. is_other: training images are always the network's own.
+    """
+
+    shipped: str
+    num_epochs: float
+    num_samples: int = 512
+    is_other: ClassVar[bool] = False
+
+    def recipe(self, bits: int) -> Recipe:
+        """The shipped recipe, images mirrored and moved by up to 4 pixels; its bits are its own, not ``bits``."""
+        return Recipe.load(self.shipped).with_step("finetune", {"epochs": self.num_epochs, "flip": True, "shift": 4})
+
+
+AnyCell = Cell | TrainedCell
 NEAREST = Cell("nearest", is_random=False)

@@ -18,12 +18,16 @@ from halfstep.data import Data, Preprocessing, as_data, load_data
 from halfstep.demo import digits
 from halfstep.errors import DataError, HalfstepError, did_you_mean
 from halfstep.imports import import_object
+from halfstep.steps.abstract import Tell
+from halfstep.studies.float_training import PREPROCESSING, WIDTHS, FloatPlan, load, train_to
 from halfstep.workflow.load_model import load_model
 
 DIGITS = "digits"
 SHARED = ("resnet20", "resnet32", "resnet56", "resnet8_mlperf", "nin")
 DEFAULT = ("resnet20", "resnet8_mlperf")
+NETWORKS = "networks"  # the folder of trained float networks below the one that outcomes are written to
 _LOADER = "cifar10_networks.py"
+_PROJECT = Path(__file__).resolve().parents[3]
 
 
 @dataclass(frozen=True)
@@ -45,29 +49,65 @@ def default_names() -> tuple[str, ...]:
 DIGITS_ONLY = (DIGITS,)
 
 
-def load_subject(name: str, other: str | None = None) -> Subject:
-    """A network by its name: one of `SHARED`, or the digits network that is part of halfstep. other: see `other_images`."""
+def load_subject(
+    name: str, other: str | None = None, out: Path | None = None, resume: bool = False, tell: Tell = lambda line: None
+) -> Subject:
+    """A network by its name: one of `SHARED`, a MobileNetV1 of `WIDTHS`, or the digits network that is part of halfstep.
+
+    other: see `other_images`. out: below it, in `NETWORKS`, a MobileNetV1 that the project does not hold is looked for, and trained where
+    it is missing, which takes minutes to an hour; ``resume`` goes on with a training that was interrupted, ``tell`` gets its news.
+    """
     if name == DIGITS:
         calibration = load_data("digits:calibration")
         model = load_model("halfstep.demo.network:digits_network")
         return with_other(Subject(name, model, calibration, load_data("digits:test")), other)
+    if name in WIDTHS:
+        train, validation = mobilenet_data(name)
+        mobilenet = _mobilenet(name, out or Path(), train, validation, resume, tell)
+        return with_other(Subject(name, mobilenet, train, validation), other or DIGITS)
     if name not in SHARED:
-        raise DataError(f"There is no network '{name}'. {did_you_mean(name, (DIGITS, *SHARED))} For one of your own, give --model.")
+        raise DataError(
+            f"There is no network '{name}'. {did_you_mean(name, (DIGITS, *SHARED, *WIDTHS))} For one of your own, give --model."
+        )
+    loader = str(_needed_folder(name) / _LOADER)
+    mean, std = import_object(f"{loader}:NORMALIZATION", DataError)[name]
+    train, validation = _images(name, Preprocessing(mean=mean, std=std))
+    return with_other(Subject(name, load_model(f"{loader}:{name}"), train, validation), other or DIGITS)
+
+
+def mobilenet_data(name: str) -> tuple[Data, Data]:
+    """The training and the validation images as MobileNetV1 takes them."""
+    return _images(name, PREPROCESSING)
+
+
+def _images(name: str, preprocessing: Preprocessing) -> tuple[Data, Data]:
+    train, validation = (load_data(str(_needed_folder(name) / f"{part}.npz"), preprocessing) for part in ("train", "validation"))
+    return train, validation
+
+
+def _needed_folder(name: str) -> Path:
     folder = data_folder()
     if folder is None:
-        raise DataError(f"The network '{name}' was not found. Set HALFSTEP_DATA to the folder that holds cifar10/, or give --model.")
-    loader = str(folder / _LOADER)
-    mean, std = import_object(f"{loader}:NORMALIZATION", DataError)[name]
-    preprocessing = Preprocessing(mean=mean, std=std)
-    train, validation = (load_data(str(folder / f"{part}.npz"), preprocessing) for part in ("train", "validation"))
-    return with_other(Subject(name, load_model(f"{loader}:{name}"), train, validation), other or DIGITS)
+        raise DataError(f"The network '{name}' needs CIFAR-10. Set HALFSTEP_DATA to the folder that holds cifar10/, or give --model.")
+    return folder
+
+
+def _mobilenet(name: str, out: Path, train: Data, validation: Data, resume: bool, tell: Tell) -> nn.Module:
+    """From ``out``, from the project, or trained."""
+    own = out / NETWORKS / f"{name}.safetensors"
+    found = next((path for path in (own, _PROJECT / "examples" / NETWORKS / own.name) if path.is_file()), None)
+    if found is not None:
+        return load(WIDTHS[name], found)
+    own.parent.mkdir(parents=True, exist_ok=True)
+    plan = FloatPlan()
+    tell(f"'{own}' is not there: {name} is trained for {plan.epochs:g} epochs first.")
+    return train_to(own, WIDTHS[name], plan, train, validation, resume, tell)
 
 
 def data_folder() -> Path | None:
     """The shared ``cifar10`` folder: below HALFSTEP_DATA, else below ../shared/data or shared/data; None where there is none."""
     named = os.environ.get("HALFSTEP_DATA")
-    project = Path(__file__).resolve().parents[3]
-    places = [Path(named)] if named else [base / "data" for base in (Path("../shared"), Path("shared"), project.parent / "shared")]
+    places = [Path(named)] if named else [base / "data" for base in (Path("../shared"), Path("shared"), _PROJECT.parent / "shared")]
     return next((place / "cifar10" for place in places if (place / "cifar10" / _LOADER).is_file()), None)
 
 
