@@ -40,17 +40,15 @@ class FloatPlan:
 
     epochs: float = 12.0
     batch_size: int = 128
-    learning_rate: float = 0.1
+    learning_rate: float = 0.2
     weight_decay: float = 5e-4
     warm_up: float = 0.2
     smoothing: float = 0.0
     seed: int = 0
 
 
-def train(
-    width: float, plan: FloatPlan, data: Data, validation: Data, checkpoint: Checkpoint | None = None, tell: Tell = print
-) -> tuple[MobileNetV1, float]:
-    """The trained network, in evaluation mode, and its accuracy in percent; from where the checkpoint stands if there is one."""
+def train(width: float, plan: FloatPlan, data: Data, validation: Data, checkpoint: Checkpoint, tell: Tell) -> tuple[MobileNetV1, float]:
+    """The trained network, in evaluation mode, and its accuracy in percent; from where the checkpoint stands."""
     with torch.random.fork_rng(), torch.enable_grad():
         torch.manual_seed(plan.seed)
         network = MobileNetV1(width)
@@ -59,7 +57,7 @@ def train(
         num_steps = max(1, round(plan.epochs * feed.num_batches()))
         optimizer = _optimizer(network, plan)
         state = State(network, [optimizer], [])
-        if checkpoint is not None and state.load(checkpoint, _STEP):
+        if state.load(checkpoint, _STEP):
             tell(f"Training goes on at step {state.num_steps} of {num_steps}.")
         _run(state, feed, num_steps, plan, validation, checkpoint, tell)
     return network.eval(), evaluate(network, validation)
@@ -108,7 +106,7 @@ def _optimizer(network: MobileNetV1, plan: FloatPlan) -> torch.optim.Optimizer:
     return torch.optim.SGD(groups, lr=plan.learning_rate, momentum=0.9, nesterov=True)
 
 
-def _run(state: State, feed: Feed, num_steps: int, plan: FloatPlan, validation: Data, checkpoint: Checkpoint | None, tell: Tell) -> None:
+def _run(state: State, feed: Feed, num_steps: int, plan: FloatPlan, validation: Data, checkpoint: Checkpoint, tell: Tell) -> None:
     """All steps that are left; after each epoch a line says loss, accuracy and the time left."""
     network, (optimizer,) = state.model, state.optimizers
     begun = saved = time.monotonic()
@@ -120,7 +118,7 @@ def _run(state: State, feed: Feed, num_steps: int, plan: FloatPlan, validation: 
         for batch in feed.epoch(epoch, state.num_steps - start, last):
             set_rates([optimizer], state.num_steps, num_steps, plan.warm_up)
             _step(state, optimizer, batch.inputs[0], batch.labels, plan.smoothing)
-            if checkpoint is not None and time.monotonic() - saved >= _SECONDS:
+            if time.monotonic() - saved >= _SECONDS:
                 state.save(checkpoint, _STEP)
                 saved = time.monotonic()
         recent = state.losses[start:]
