@@ -14,67 +14,10 @@ from typing import Any
 
 from harness.sentence_rows import ROWS
 from harness.targets import full_cost
+from harness.titles import IMAGENET_NETWORKS, IMAGENET_SHOWN, NETWORKS, PROGRAMS_SHOWN, ROUNDINGS_SHOWN, SETTINGS_SHOWN, TOOLS
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-NETWORKS = {"resnet20": "ResNet-20", "resnet32": "ResNet-32", "resnet56": "ResNet-56", "resnet8_mlperf": "ResNet-8", "nin": "NiN"}
-TOOLS = {
-    "float": "float",
-    "halfstep": "halfstep",
-    "ort_default": "ONNX Runtime, defaults",
-    "ort_best": "ONNX Runtime, best setting",
-    "nncf_torch": "NNCF, torch module",
-    "nncf_fx": "NNCF, torch.export",
-    "nncf_onnx": "NNCF, ONNX",
-    "nncf_onnx_light": "NNCF, ONNX, cheapest",
-}
-SETTINGS_SHOWN = {
-    "w4_tensor": "W4, per tensor",
-    "w4_channel": "W4",
-    "w3_channel": "W3",
-    "w2_channel": "W2",
-    "w4a8": "W4A8",
-    "w4a4": "W4A4",
-}
-ROUNDINGS_SHOWN = {
-    "halfstep_nearest": "nearest",
-    "halfstep_coordinate_descent": "coordinate descent",
-    "halfstep_gptq": "GPTQ",
-    "halfstep_lattice": "**lattice**",
-    "halfstep_lattice_wide": "lattice, inputs and operands of additions at 8 bits",
-    "halfstep_adaround_1000": "AdaRound, 1,000 iterations",
-    "halfstep_adaround_positions": "AdaRound, 10,000 iterations, 16 positions",
-    "halfstep_adaround": "AdaRound, 10,000 iterations",
-    "halfstep_ste_1000": "straight-through, 1,000 iterations",
-    "aimet_nearest": "AIMET, nearest",
-    "aimet_sqnr": "AIMET, nearest, SQNR ranges",
-    "aimet_cle_bc": "AIMET, CLE and bias correction",
-    "aimet_seq_mse": "AIMET, sequential MSE",
-    "aimet_adaround_1000": "AIMET, AdaRound, 1,000 iterations",
-    "brevitas_nearest": "Brevitas, nearest",
-    "brevitas_gptq": "Brevitas, GPTQ",
-    "brevitas_gpfq": "Brevitas, GPFQ",
-    "mct_ptq": "MCT",
-    "mct_gptq": "MCT, gradient-based",
-}
-PROGRAMS_SHOWN = {
-    "float": "float network",
-    "normalize_fixed_point_32": "W8A8 `normalize`, `fixed_point_32`",
-    "normalize_fixed_point_16": "W8A8 `normalize`, `fixed_point_16`",
-    "normalize_double_shift": "W8A8 `normalize`, `double_shift`",
-    "normalize_single_shift": "W8A8 `normalize`, `single_shift`",
-    "normalize_kl": "W8A8 `normalize-kl`",
-    "normalize_w4a8": "W4A8 `normalize-w4a4 --activations uint8`",
-    "normalize_w4a4": "W4A4 `normalize-w4a4`",
-    "lattice_w4a8": "W4A8 `lattice-w4a8`",
-    "lattice_w4a4": "W4A4 `lattice-w4a4`",
-    "aidge_w8a8_tensor": "Aidge W8A8, per tensor",
-    "aidge_w8a8_channel": "Aidge W8A8, per channel",
-    "aidge_w8a8_channel_shift": "Aidge W8A8, per channel, single shift",
-    "aidge_w4a4_tensor": "Aidge W4A4, per tensor",
-    "aidge_w4a4_channel": "Aidge W4A4, per channel",
-    "aidge_w4a4_channel_plain": "Aidge W4A4, per channel, no equalization",
-}
 
 
 def row(cells: list[str]) -> str:
@@ -106,6 +49,25 @@ def cost(results: dict[str, Any]) -> list[str]:
     return lines
 
 
+def imagenet(results: dict[str, Any]) -> list[str]:
+    """Top-1 and agreement with the float network's answers, of every row that was measured."""
+    rows = results["rows"]
+    lines = [row(["", *IMAGENET_NETWORKS.values()]), row(["---", *["---:"] * len(IMAGENET_NETWORKS)])]
+    for tool, title in IMAGENET_SHOWN.items():
+        cells = []
+        for network in IMAGENET_NETWORKS:
+            found = rows.get(f"{network}/{tool}", {}).get("evaluation")
+            if found is None:
+                cells.append("")
+                continue
+            exact = rows[f"{network}/float"]["evaluation"]["predictions"]
+            alike = 100 * mean(mine == real for mine, real in zip(found["predictions"], exact, strict=True))
+            cells.append(f"{found['top1']:.1f}" if tool == "float" else f"{found['top1']:.1f} / {alike:.1f}")
+        if any(cells):
+            lines.append(row([title, *cells]))
+    return lines
+
+
 def memory(results: dict[str, Any]) -> list[str]:
     lines = [row(["images", "peak memory, MB"]), row(["---:", "---:"])]
     return lines + [row([f"{entry['samples']:,}", f"{entry['peak_rss_bytes'] / 1e6:.0f}"]) for entry in results["rows"]]
@@ -130,15 +92,15 @@ def other_networks(results: dict[str, Any]) -> list[str]:
     """Points lost by nearest and by the lattice solver on the other networks."""
     rows = results["rows"]
     lines = [row(["network", "row", *SETTINGS_SHOWN.values(), "CPU s"]), row(["---", "---", *["---:"] * (len(SETTINGS_SHOWN) + 1)])]
-    for network in ("resnet56", "resnet8_mlperf", "nin"):
+    for network in ("resnet56", "resnet8_mlperf", "nin", "mobilenet_v2"):
         exact = rows.get(f"{network}/w4_tensor/float", {}).get("top1")
-        for name in ("halfstep_nearest", "halfstep_gptq", "halfstep_lattice", "mct_ptq"):
+        for name in ("halfstep_nearest", "halfstep_gptq", "halfstep_lattice", "halfstep_lattice_balanced", "mct_ptq"):
             found = [rows.get(f"{network}/{setting}/{name}", {}) for setting in SETTINGS_SHOWN]
             measured = [entry for entry in found if "top1" in entry]
             if exact is not None and measured:
                 cells = [f"{exact - entry['top1']:.2f}" if "top1" in entry else "" for entry in found]
                 seconds = spread(entry["method_cpu_seconds"] for entry in measured)
-                lines.append(row([NETWORKS[network], ROUNDINGS_SHOWN[name], *cells, seconds]))
+                lines.append(row([(NETWORKS | IMAGENET_NETWORKS)[network], ROUNDINGS_SHOWN[name], *cells, seconds]))
     return lines
 
 
@@ -220,6 +182,19 @@ def sentences(results: dict[str, Any]) -> list[str]:
     return lines
 
 
+def training(results: dict[str, Any]) -> list[str]:
+    """Every row of ResNet-20 that was trained."""
+    rows = {name.removeprefix("resnet20/"): entry for name, entry in results["rows"].items() if name.startswith("resnet20/")}
+    exact = rows["float"]["top1"]
+    lines = [row(["row", "epochs", "top-1 %", "lost", "integers %", "CPU s", "images/s"]), row(["---", *["---:"] * 6])]
+    for name, entry in rows.items():
+        if "top1" in entry and name != "float":
+            integers = f"{entry['integer']:.2f}" if "integer" in entry else ""
+            figures = [f"{entry['epochs']:g}", f"{entry['top1']:.2f}", f"{exact - entry['top1']:.2f}", integers]
+            lines.append(row([f"`{name}`", *figures, f"{entry['method_cpu_seconds']:.0f}", f"{entry['images_per_second']:.0f}"]))
+    return lines
+
+
 def spread(seconds: Iterable[float]) -> str:
     """ "5 … 7", or nothing."""
     found = sorted(seconds)
@@ -242,10 +217,15 @@ def write(document: Path, blocks: list[list[str]]) -> None:
 
 
 def main() -> None:
-    peers, counts = stored("int8_ptq"), stored("calibration_memory")
+    peers, counts, large = stored("int8_ptq"), stored("calibration_memory"), stored("int8_ptq_imagenet")
     if peers is not None and counts is not None:
         blocks = [
             ["### Accuracy (top-1 in %)", "", *accuracy(peers)],
+            *(
+                [["### ImageNet networks (500 images; top-1 / agreement with float in %)", "", *imagenet(large)]]
+                if large is not None
+                else []
+            ),
             ["### Cost and speed (means over the networks)", "", *cost(peers)],
             ["### Memory against the number of calibration images (ResNet-20)", "", *memory(counts)],
         ]
@@ -262,6 +242,9 @@ def main() -> None:
         blocks = [["Top-1 of the integer program in %:", "", *integer_programs(programs)], ["Speed:", "", *speed(c)]]
         write(ROOT / "docs" / "integer_program.md", blocks)
         write(ROOT / "docs" / "normalization.md", [thresholds(programs)])
+    trained = stored("qat")
+    if trained is not None:
+        write(ROOT / "docs" / "qat.md", [training(trained)])
     encoder = stored("sentence_encoder")
     if encoder is not None and encoder["evaluation"]:
         write(ROOT / "docs" / "weight_only.md", [sentences(encoder)])

@@ -123,7 +123,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--redo", default="", help="comma-separated tools to measure again")
     parser.add_argument("--samples", type=int, default=512)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--rounds", type=int, default=300, help="timed rounds of the latency part")
+    parser.add_argument("--rounds", type=int, help="timed rounds of the latency part: 300, 40 with --imagenet")
     parser.add_argument("--repeats", type=int, default=1, help="measured runs a row; their median is shown")
     parser.add_argument("--venv", action="append", default=[], metavar="NAME=DIR", help=f"environment of a peer, e.g. {NNCF}=.venv-nncf")
     parser.add_argument("--quick", action="store_true", help="two networks, four rows, 1,000 images, 50 rounds")
@@ -138,7 +138,7 @@ def main() -> None:
     for dataset in {dataset_of(network) for network in networks}:
         data_folder(dataset)
     tools = chosen_names(given.tools, QUICK if given.quick else CLAIMED + SCALES * given.imagenet, tuple(TOOLS), "tool")
-    rounds, images = (50, 1000) if given.quick else (given.rounds, None)
+    rounds, images = (50, 1000) if given.quick else (given.rounds or (40 if given.imagenet else 300), None)
     settings = Settings(given.samples, given.seed, images, rounds, given.repeats)
     kind = "_quick" if given.quick else "_imagenet" if given.imagenet else ""
     out = given.out or HERE / "results" / f"int8_ptq{kind}.json"
