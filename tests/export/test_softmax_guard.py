@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import halfstep as hs
 from halfstep.export.session import executed_operators
+from halfstep.quantizers import UniformQuantizer, quantizers
 
 
 class Weighted(nn.Module):
@@ -36,12 +37,26 @@ class Turned(Weighted):
 
 @pytest.mark.parametrize("network", [Weighted, Turned])
 @pytest.mark.parametrize("size", [0.01, 4.0, 40.0])
-def test_a_softmax_is_right_at_every_scale(network: type[Weighted], size: float, tmp_path: Path) -> None:
-    """A grid right behind it is always 1 / 255; one behind a transposition is fitted to what is there."""
+def test_a_softmax_is_right_at_every_size(network: type[Weighted], size: float, tmp_path: Path) -> None:
+    """Its grid is always 1 / 255, behind a transposition too."""
     torch.manual_seed(0)
-    is_guarded = network is Turned and size == 0.01
-    path = tmp_path / "softmax.onnx"
-    check = hs.export.onnx(hs.quantize(network(size), torch.randn(32, 6, 16)), path)
+    _export(hs.quantize(network(size), torch.randn(32, 6, 16)), tmp_path, is_guarded=False)
+
+
+@pytest.mark.parametrize("network", [Weighted, Turned])
+def test_a_small_scale_is_guarded(network: type[Weighted], tmp_path: Path) -> None:
+    """As training with learned scales may find it where attention looks at everything alike."""
+    torch.manual_seed(0)
+    result = hs.quantize(network(0.01), torch.randn(32, 6, 16))
+    grids = [module for _, module in quantizers(result.model) if isinstance(module, UniformQuantizer)]
+    (softmax,) = (grid for grid in grids if grid.scale.numel() == 1 and abs(float(grid.scale) * 255 - 1) < 1e-6)
+    softmax.set(torch.tensor(1 / 7000), torch.tensor(0.0))
+    _export(result, tmp_path, is_guarded=True)
+
+
+def _export(result: hs.Result, folder: Path, is_guarded: bool) -> None:
+    path = folder / "softmax.onnx"
+    check = hs.export.onnx(result, path)
     assert check.max_code_difference <= 1
     assert ("Max" in [node.op_type for node in onnx.load(path).graph.node]) is is_guarded
     assert ("QLinearSoftmax" in executed_operators(path)) is not is_guarded

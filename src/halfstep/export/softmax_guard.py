@@ -2,9 +2,9 @@
 
 Softmax between DequantizeLinear and QuantizeLinear becomes QLinearSoftmax. It computes e * c / sum with c = floor(1 / scale) in 32
 unsigned bits, and the product e * c passes them where the scale of the result is small. Measured with ONNX Runtime 1.31.1 on rows of n
-values, n from 2 to 1,000: right up to c = 128 n, then codes are wrong by up to 255. Attention that looks at everything alike has such
-scales: its largest value is little more than 1 / n. Behind a Max with the least float32, which changes nothing, the pattern is none, and
-softmax is computed in float.
+values, n from 2 to 1,000: right up to c = 128 n, then codes are wrong by up to 255. Calibration lays the grid over 0 to 1; but scales that
+are learned follow attention that looks at everything alike, whose largest value is little more than 1 / n. Behind a Max with the least
+float32, which changes nothing, the pattern is none, and softmax is computed in float.
 """
 
 from __future__ import annotations
