@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -145,3 +147,19 @@ def test_a_table_has_room_for_rows_that_the_data_do_not_look_up() -> None:
 def test_unknown_ranges_are_refused_when_the_step_is_made() -> None:
     with pytest.raises(RecipeError, match="Did you mean 'min_max'"):
         Calibrate(weights="minmax")
+
+
+def test_a_parameter_that_stayed_at_zero_is_exact(tmp_path: Path) -> None:
+    class Shifted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last, self.shift = nn.Linear(4, 6), nn.Linear(6, 2), nn.Parameter(torch.zeros(2, 3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.first(x).relu() + self.shift.reshape(6))
+
+    torch.manual_seed(0)
+    result = hs.quantize(Shifted(), torch.randn(32, 4))
+    assert hs.export.onnx(result, tmp_path / "net.onnx").max_code_difference <= 1
+    x = torch.randn(8, 4)
+    torch.testing.assert_close(result.model(x), result.float_model(x), atol=0.1, rtol=0)

@@ -2,8 +2,9 @@
 
     scale, zero_point = fit(range(distribution))          the range estimators are in ``ranges/``
 
-The outputs of softmaxes need no statistics: their grid is laid over 0 .. 1, in steps of 1/255 at 8 bits. Rows of a stored table have the
-range of those that the data look up, widened to that of the whole table: calibration data meet few of a language's words.
+The outputs of softmaxes need no statistics: their grid is laid over 0 .. 1, in steps of 1/255 at 8 bits; and so is that of parameters which
+training has left at 0: they are exact on any grid. Rows of a stored table have the range of those that the data look up, widened to that of
+the whole table: calibration data meet few of a language's words.
 
 Two guards keep the integers sound. A channel (or group) of zeros has an empty range: it takes the largest scale of its tensor (1 if all are
 empty) and its codes are 0 whatever the scale. A bias must fit into int32 next to the products: where |bias| / (s_x s_w) would pass 2^30,
@@ -34,7 +35,7 @@ from halfstep.steps.scheme import Requantization
 from halfstep.steps.shift_scales import has_shifts, raised, shift_scale
 
 _LARGEST_BIAS = 2**30
-_PROBABILITIES = Range(torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64))
+_ZERO_TO_ONE = Range(torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64))
 
 
 @final
@@ -71,8 +72,11 @@ class Calibrate(AbstractStep):
                 distribution = Distribution.of_tensor(attribute(graph, node))
             else:
                 distribution = context.statistics.histograms[str(node.meta["name"])].distribution()
-            _refuse_constant_zero(str(node.meta["name"]), distribution)
-            chosen = _PROBABILITIES if is_probability(node) else activation_range.range(distribution, quantizer.grid)
+            is_zero = float(distribution.minimum) == float(distribution.maximum) == 0.0
+            if is_zero and not _is_stored(node):
+                raise _no_range(str(node.meta["name"]))
+            has_unit_range = is_zero or is_probability(node)
+            chosen = _ZERO_TO_ONE if has_unit_range else activation_range.range(distribution, quantizer.grid)
             table = _table(graph, node)
             if table is not None:
                 chosen = _around(chosen, activation_range.range(table, quantizer.grid))
@@ -106,12 +110,16 @@ def _around(first: Range, second: Range) -> Range:
     return Range(torch.minimum(first.minimum, second.minimum), torch.maximum(first.maximum, second.maximum))
 
 
-def _refuse_constant_zero(name: str, distribution: Distribution) -> None:
-    if float(distribution.minimum) == float(distribution.maximum) == 0.0:
-        raise CalibrationError(
-            f"The output of '{name}' is 0 for every calibration input, so it has no range. Calibrate with data that reach it, "
-            f"or leave it in float with an override in the recipe's scheme: {{pattern: '{name}', activations: float}}."
-        )
+def _is_stored(node: Node) -> bool:
+    """Whether it depends on parameters alone: a bias or gain that training has left at 0 is 0 for every input, and right."""
+    return node.op == "get_attr" or (node.op != "placeholder" and all(_is_stored(source) for source in node.all_input_nodes))
+
+
+def _no_range(name: str) -> CalibrationError:
+    return CalibrationError(
+        f"The output of '{name}' is 0 for every calibration input, so it has no range. Calibrate with data that reach it, "
+        f"or leave it in float with an override in the recipe's scheme: {{pattern: '{name}', activations: float}}."
+    )
 
 
 def _calibrate_weights(graph: GraphModule, weight_range: AbstractRange, mode: Requantization) -> None:
