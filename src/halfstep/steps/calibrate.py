@@ -73,7 +73,7 @@ class Calibrate(AbstractStep):
             else:
                 distribution = context.statistics.histograms[str(node.meta["name"])].distribution()
             is_zero = float(distribution.minimum) == float(distribution.maximum) == 0.0
-            if is_zero and not _is_stored(node):
+            if is_zero and node.op != "get_attr":  # what depends on parameters alone was stored at capture
                 raise _no_range(str(node.meta["name"]))
             has_unit_range = is_zero or is_probability(node)
             chosen = _ZERO_TO_ONE if has_unit_range else activation_range.range(distribution, quantizer.grid)
@@ -108,11 +108,6 @@ def _table(graph: GraphModule, node: Node) -> Distribution | None:
 
 def _around(first: Range, second: Range) -> Range:
     return Range(torch.minimum(first.minimum, second.minimum), torch.maximum(first.maximum, second.maximum))
-
-
-def _is_stored(node: Node) -> bool:
-    """Whether it depends on parameters alone: a bias or gain that training has left at 0 is 0 for every input, and right."""
-    return node.op == "get_attr" or (node.op != "placeholder" and all(_is_stored(source) for source in node.all_input_nodes))
 
 
 def _no_range(name: str) -> CalibrationError:

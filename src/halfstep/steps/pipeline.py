@@ -33,7 +33,8 @@ def run_steps(graph: GraphModule, steps: Sequence[AbstractStep], context: Contex
             needed = needed.union(*(later.needs(graph) for later in steps[position + 1 :]))
         if (needed or step.quantizes) and context.reference is None:
             context.reference = duplicate(graph)
-        if needed and context.reference is not None:
+        if needed:
+            assert context.reference is not None
             context.statistics.take_for(context.reference)
         missing = needed - set(context.statistics.histograms)
         if missing:
