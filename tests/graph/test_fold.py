@@ -129,3 +129,25 @@ def test_the_graph_still_trains() -> None:
     graph = same(JoinedBias(), torch.randn(4, 4))
     graph(torch.randn(2, 4)).sum().backward()
     assert all(parameter.grad is not None for parameter in graph.parameters())
+
+
+class WindowMask(nn.Module):
+    """A mask written into slices of zeros that are made like the input: as torchvision's Swin has it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = x.new_zeros((4, 4))
+        for number, (a, b) in enumerate([(0, 2), (2, 3), (3, 4)]):
+            mask[a:b, :2] = number
+        return x + (mask.unsqueeze(0) - mask.unsqueeze(1)).ne(0).float().sum(0) + torch.ones_like(x[0])
+
+
+def test_what_depends_on_the_shape_of_a_sample_alone_is_stored() -> None:
+    assert operators(same(WindowMask(), torch.randn(3, 4, 4))) == ["aten.add.Tensor"] * 2
+
+
+def test_what_depends_on_the_size_of_the_batch_stays() -> None:
+    class Like(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + torch.full_like(x, 0.5)
+
+    assert operators(same(Like(), torch.randn(3, 4))) == ["aten.full_like.default", "aten.add.Tensor"]

@@ -1,7 +1,7 @@
 """Compute once what depends on no input of the network: joined biases, standardized weights, gathered position tables, masks.
 
-What a forward makes of its parameters alone is a constant of the trained network. As a stored tensor it can be quantized as a weight or a
-bias, where the operators that make it would each be put on a grid of their own. A constant that would be much larger than what it is made
+What a forward makes of its parameters alone, or of the sizes of a sample, is a constant of the trained network. As a stored tensor it can be
+quantized as a weight or a bias, where the operators that make it would each be put on a grid of their own. A constant that would be much larger than what it is made
 of, holds NaN, or differs from call to call, stays as it is.
 """
 
@@ -17,6 +17,7 @@ from torch.fx.node import map_arg
 from halfstep.graph.attention import MASKED
 from halfstep.graph.edit import finish
 from halfstep.graph.names import module_path, operator_name
+from halfstep.graph.operators import FILLS
 from halfstep.graph.tree import put
 
 _MAX_GROWTH = 1 << 20
@@ -34,6 +35,8 @@ def fold_constants(graph: GraphModule) -> None:
     for node in graph.graph.nodes:
         if node.op == "get_attr":
             values[node], sources[node] = _stored(graph, str(node.target)), [node]
+        elif _is_fill(node):
+            values[node], sources[node] = _filled(node), []
         elif _is_computable(node, values):
             origin = list(dict.fromkeys(source for x in node.all_input_nodes for source in sources[x]))
             value = _computed(node, values)
@@ -53,6 +56,23 @@ def _is_computable(node: Node, values: dict[Node, Any]) -> bool:
         is_drawn = torch.Tag.nondeterministic_seeded in target.tags or "empty" in operator_name(node)
         return not is_drawn and not target._schema.is_mutable and bool(target._schema.returns)
     return operator_name(node) == "getitem"
+
+
+def _is_fill(node: Node) -> bool:
+    """Whether it is one number everywhere, in a shape that is the same in every call."""
+    if operator_name(node) not in FILLS or node.op != "call_function" or len(node.all_input_nodes) > 1:
+        return False
+    shape = node.meta["val"].shape
+    return all(isinstance(size, int) for size in shape) and shape.numel() <= _MAX_GROWTH
+
+
+def _filled(node: Node) -> Tensor:
+    model = node.args[0]
+    assert isinstance(model, Node)
+    stand_in = torch.zeros((), dtype=model.meta["val"].dtype).expand(node.meta["val"].shape)
+    with torch.no_grad():
+        filled: Tensor = node.target(stand_in, *node.args[1:], **node.kwargs)  # type: ignore[operator]
+    return filled
 
 
 def _computed(node: Node, values: dict[Node, Any]) -> Any:

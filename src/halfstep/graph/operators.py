@@ -51,6 +51,9 @@ NORMS = ("layer_norm", "rms_norm", "group_norm", "instance_norm")
 CONCATENATIONS = ("cat", "concat", "concatenate")
 """Names of the operator that puts tensors one behind the other."""
 
+FILLS = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
+"""Operators that read the shape of their operand and nothing of its values."""
+
 _NAMES: dict[Role, str] = {
     Role.WEIGHTED: "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear",
     Role.PRODUCT: "matmul bmm mm",

@@ -10,7 +10,7 @@ from torch.fx import GraphModule, Interpreter, Node
 from torch.utils import _pytree as pytree
 
 from halfstep.graph.names import operator_name
-from halfstep.graph.operators import argument
+from halfstep.graph.operators import FILLS, argument
 from halfstep.integer.lower.layout import Layout, find_layout
 from halfstep.integer.lower.refusal import NoIntegerFormError
 
@@ -21,7 +21,6 @@ _MOVES = (
 _MAY_MOVE_THE_BATCH = frozenset(_MOVES.split())
 _SHAPED_LIKE = ("expand_as", "view_as", "reshape_as")
 _SPLITS = ("chunk", "split", "split_with_sizes", "tensor_split", "unbind")
-_FILLED = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
 _REDUCTIONS = ("mean", "sum", "amax", "amin", "argmax")
 
 
@@ -69,7 +68,7 @@ class Recorder(Interpreter):
         """Whether a call's result is the same whatever the inputs hold: of a tensor it may read the shape."""
         if not node.op.startswith("call"):
             return False
-        is_filled = node.op == "call_function" and operator_name(node) in _FILLED
+        is_filled = node.op == "call_function" and operator_name(node) in FILLS
         return is_filled or all(x in self.constants or x in self.numbers for x in node.all_input_nodes)
 
     def evaluate(self, node: Node, given: dict[Node, Tensor]) -> Tensor:
