@@ -94,10 +94,12 @@ def _torchvision(model: Model) -> nn.Module:
 
 
 def spread_constants(network: nn.Module) -> None:
-    """Parameters that hold one value everywhere: offsets become small, scales lie around 1."""
+    """Parameters that hold one value everywhere: offsets become small, scales lie around 1. A single number is spread if it is 0."""
     with torch.no_grad():
         for name, parameter in network.named_parameters():
-            if parameter.numel() < 2 or not parameter.is_floating_point() or bool((parameter != parameter.flatten()[0]).any()):
+            if not parameter.is_floating_point() or bool((parameter != parameter.flatten()[0]).any()):
+                continue
+            if parameter.numel() == 1 and bool(parameter != 0):
                 continue
             is_scale = parameter.ndim == 1 and "bias" not in name
             parameter.copy_(torch.rand_like(parameter) + 0.5 if is_scale else 0.1 * torch.randn_like(parameter))

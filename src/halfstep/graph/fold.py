@@ -1,8 +1,8 @@
 """Compute once what depends on no input of the network: joined biases, standardized weights, gathered position tables, masks.
 
-What a forward makes of its parameters alone, or of the sizes of a sample, is a constant of the trained network. As a stored tensor it can be
-quantized as a weight or a bias, where the operators that make it would each be put on a grid of their own. A constant that would be much larger than what it is made
-of, holds NaN, or differs from call to call, stays as it is.
+What a forward makes of its parameters alone, or of the sizes of a sample, is a constant of the trained network. As a stored tensor it can
+be quantized as a weight or a bias, where the operators that make it would each be put on a grid of their own. A constant that would be much
+larger than what it is made of, holds NaN, or differs from call to call, stays as it is.
 """
 
 from __future__ import annotations
