@@ -190,7 +190,7 @@ fasterrcnn_mobilenet_v3_large_320_fpn 64
 r3d_18 8x32x32
 mc3_18 8x32x32
 r2plus1d_18 8x32x32
-s3d 16x64x64
+s3d 16x224x224
 swin3d_t 8x64x64
 mvit_v1_b 16x224x224
 raft_small 128

@@ -80,7 +80,7 @@ def _torchvision(model: Model) -> nn.Module:
     import torchvision
 
     options = {"weights": None} | model.options
-    if model.source.endswith(("_fpn", "ssd300_vgg16", "ssdlite320_mobilenet_v3_large", "fcn_resnet50", "deeplabv3_mobilenet_v3_large")):
+    if model.source.endswith(("_fpn", "ssd300_vgg16", "fcn_resnet50", "_mobilenet_v3_large")):
         options["weights_backbone"] = None
     if model.source in ("googlenet", "inception_v3"):
         options |= {"init_weights": False}

@@ -25,10 +25,15 @@ def module_path(node: Node) -> str:
 
 
 def operator_name(node: Node) -> str:
-    """ "conv2d", "add", "BatchNorm2d": what the node does, without overload or namespace."""
+    """ "conv2d", "add", "BatchNorm2d": what the node does, without overload or namespace.
+
+    A node that does nothing has the name of its kind, such as "get_attr": a parameter may be called "add".
+    """
     if node.op == "call_module":
         module = node.graph.owning_module.get_submodule(str(node.target))  # type: ignore[union-attr]
         return type(module).__name__
+    if node.op != "call_function":
+        return node.op
     schema = getattr(node.target, "_schema", None)
     return str(schema.name.split("::")[1]) if schema is not None else getattr(node.target, "__name__", str(node.target))
 

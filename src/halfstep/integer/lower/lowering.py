@@ -28,6 +28,7 @@ from halfstep.integer.value import Value
 from halfstep.quantizers import AbstractLearnedQuantizer, AccumulatorQuantizer, UniformQuantizer
 
 Lower = Callable[["Lowering", Node, Target], str]
+_NAMED = 8  # parts without an integer form, for each reason; the list of a whole network would fill a page
 _SKIPPED_AT_THE_END = ("softmax", "log_softmax", "_softmax", "_log_softmax")  # keep the order of the scores
 
 
@@ -233,8 +234,16 @@ def _name(node: object) -> str:
     return str(node.meta["name"]) if isinstance(node, Node) else repr(node)
 
 
+def _first_few(names: list[str]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
 def _explain(failures: dict[str, str]) -> str:
-    listed = "; ".join(f"'{name}': {reason}" for name, reason in failures.items())
+    names: dict[str, list[str]] = {}
+    for name, reason in failures.items():
+        names.setdefault(reason, []).append(f"'{name}'")
+    listed = "; ".join(f"{_first_few(found)}: {reason}" for reason, found in names.items())
     return (
         f"{len(failures)} part(s) of the network have no integer form. {listed}. Quantize every tensor between them (no 'float' in the "
         "scheme), or cut the network before them; the ONNX export keeps them in float."
