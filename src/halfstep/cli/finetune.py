@@ -52,7 +52,9 @@ def finetune(
     learning_rate: Annotated[float | None, typer.Option("--learning-rate", help="Of the weights.", rich_help_panel=_PANEL)] = None,
     distillation: Annotated[
         float | None,
-        typer.Option("--distillation", help="Share of the float network's answers in the loss, 0 to 1.", rich_help_panel=_PANEL),
+        typer.Option(
+            "--distillation", help="Share of the float network's (or the teacher's) answers in the loss, 0 to 1.", rich_help_panel=_PANEL
+        ),
     ] = None,
     flip: Annotated[bool | None, typer.Option("--flip/--no-flip", help="Mirror images at random.", rich_help_panel=_PANEL)] = None,
     shift: Annotated[
@@ -72,6 +74,16 @@ def finetune(
         bool,
         typer.Option("--resume", help="Go on where the same command was interrupted, to the same bytes. The learning rate may be another."),
     ] = False,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            "--teacher",
+            metavar="MODEL",
+            help="A trained network for the same inputs and classes, usually a larger one, whose answers are learned in place of the float "
+            "network's.",
+            show_default=False,
+        ),
+    ] = None,
     state_dict: options.StateDict = None,
     force: options.Force = False,
     json: options.Json = None,
@@ -105,7 +117,8 @@ def finetune(
         "precision": precision,
     }
     own = {name: value for name, value in given.items() if value is not None}
-    make = partial(hs.finetune, start, inputs, chosen, validation=held_out, options=own, seed=seed, samples=samples)
+    taught_by = None if teacher is None else hs.load_model(teacher)
+    make = partial(hs.finetune, start, inputs, chosen, validation=held_out, teacher=taught_by, options=own, seed=seed, samples=samples)
     run(make, out, validation=held_out, resume=resume, force=force, is_lowered=requantization is not None, json=json)
     if held_out is None:
         say(NOT_EVALUATED)

@@ -36,7 +36,7 @@ from halfstep.steps.training.feed import Feed
 from halfstep.steps.training.freezing import FreezingOptions
 from halfstep.steps.training.gradual import GradualOptions
 from halfstep.steps.training.holding import Holding
-from halfstep.steps.training.loop import Plan, Precision, Watch, train
+from halfstep.steps.training.loop import Networks, Plan, Precision, Watch, train
 from halfstep.steps.training.loss import Loss
 from halfstep.steps.training.optimizer import OptimizerKind, Rates
 from halfstep.steps.training.pruning import PruningOptions
@@ -129,7 +129,8 @@ class Finetune(AbstractStep):
         trainable = self.prepared(graph, context)
         assert context.reference is not None
         feed, plan, watch = self._feed(graph, context), self._plan(context), self._watch(context)
-        outcome = train(trainable, context.reference, feed, plan, watch, context.batches)
+        networks = Networks(trainable, context.reference, context.teacher or context.reference)
+        outcome = train(networks, feed, plan, watch, context.batches)
         trainable.reestimate(self._plain_batches(context.training, context.generator.initial_seed()))
         write_back(trainable, graph)
         losses = outcome.losses

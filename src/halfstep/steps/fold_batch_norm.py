@@ -15,6 +15,7 @@ have it. They do have ``graph.meta["normalized"]``, the names of those layers.
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Callable
 from typing import final
 
 import torch
@@ -37,15 +38,8 @@ class FoldBatchNorm(AbstractStep):
 
     def apply(self, graph: GraphModule, context: Context) -> GraphModule:
         """Fold what can be folded."""
-        for node in batch_norms(graph):
-            if self._is_excluded(node):
-                continue
-            reason = why_not(node)
-            if reason is None:
-                _fold(graph, node)
-            else:
-                context.notes.append(f"Batch norm '{node.meta['name']}' stays in float: {reason}.")
-        return finish(graph)
+        context.notes.extend(fold_batch_norms(graph, self._is_excluded))
+        return graph
 
     def ensures(self, graph: GraphModule) -> None:
         """No batch norm that can be folded is left."""
@@ -55,6 +49,21 @@ class FoldBatchNorm(AbstractStep):
 
     def _is_excluded(self, node: Node) -> bool:
         return any(fnmatch.fnmatchcase(node.meta["name"], pattern) for pattern in self.exclude)
+
+
+def fold_batch_norms(graph: GraphModule, is_excluded: Callable[[Node], bool] = lambda node: False) -> list[str]:
+    """Fold what can be folded, in place; a note for each of the others."""
+    notes = []
+    for node in batch_norms(graph):
+        if is_excluded(node):
+            continue
+        reason = why_not(node)
+        if reason is None:
+            _fold(graph, node)
+        else:
+            notes.append(f"Batch norm '{node.meta['name']}' stays in float: {reason}.")
+    finish(graph)
+    return notes
 
 
 def batch_norms(graph: GraphModule) -> list[Node]:

@@ -29,6 +29,7 @@ def finetune(  # noqa: PLR0913  # one argument an option
     recipe: str | Path | Recipe = "lsq-w4a4",
     *,
     validation: Any = None,
+    teacher: nn.Module | ExportedProgram | None = None,
     epochs: float | None = None,
     options: Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -49,13 +50,14 @@ def finetune(  # noqa: PLR0913  # one argument an option
     chosen = chosen.with_step(Finetune.name, dict(options or {}) | ({} if epochs is None else {"epochs": epochs}))
     if not isinstance(model, Result):
         return quantize(
-            model, data, chosen, seed=seed, samples=samples, validation=validation, progress=progress, tell=tell,
-            checkpoint=checkpoint, resume=resume,
+            model, data, chosen, seed=seed, samples=samples, validation=validation, teacher=teacher, progress=progress,
+            tell=tell, checkpoint=checkpoint, resume=resume,
         )  # fmt: skip
     stopwatch = Stopwatch()
     begun = _begin_from(model, data, chosen, seed, samples, progress)
     begun.context.tell = tell or begun.context.tell
     begun.context.validation = None if validation is None else prepare_data(validation, begun.recipe.preprocessing)
+    begun.teach(teacher)
     begun.keep(checkpoint, resume)
     return begun.finish(run_steps(begun.graph, [_step(chosen)], begun.context, stopwatch), stopwatch)
 

@@ -29,6 +29,7 @@ from halfstep.steps.pipeline import Outcome, run_steps
 from halfstep.stopwatch import Stopwatch, peak_rss_bytes
 from halfstep.workflow.evaluate import prepare
 from halfstep.workflow.result import STATISTICS_FILE, Result
+from halfstep.workflow.teacher import capture_teacher
 
 BATCH_SIZE = 32
 _NUM_KEPT = 32  # calibration inputs kept to verify exports and to measure SQNR
@@ -45,6 +46,7 @@ def quantize(  # noqa: PLR0913  # one argument an option
     samples: int | None = 512,
     statistics: str | Path | Statistics | None = None,
     validation: Any = None,
+    teacher: nn.Module | ExportedProgram | None = None,
     progress: Progress | None = None,
     tell: Tell | None = None,
     checkpoint: str | Path | None = None,
@@ -55,10 +57,11 @@ def quantize(  # noqa: PLR0913  # one argument an option
     calibration: inputs like those the network will meet, with or without labels: a tensor [N, ...], a ``DataLoader``, a ``Dataset``, or
     anything else `halfstep.data.as_data` takes. Only a recipe that trains uses all of them, and the labels. recipe: a shipped name, a YAML
     file or a `Recipe`. samples: how many inputs to calibrate on (None: all). statistics: those of an earlier run on the same network (its
-    directory, or the object) instead of a pass over the data. validation: labelled data to watch a training on. progress: called with
-    (phase, done, total or None) as the run goes on. tell: called with lines of news. checkpoint: a folder in which long steps keep what
-    they have finished; it is removed when the run is complete. resume: go on with what an interrupted run of the same call left there, to
-    the same bytes.
+    directory, or the object) instead of a pass over the data. validation: labelled data to watch a training on. teacher: a trained network
+    with the same inputs and classes, usually a larger one, whose answers a training learns in place of those of ``model``. progress: called
+    with (phase, done, total or None) as the run goes on. tell: called with lines of news. checkpoint: a folder in which long steps keep
+    what they have finished; it is removed when the run is complete. resume: go on with what an interrupted run of the same call left there,
+    to the same bytes.
 
     Raises `ModelError`, `DataError`, `RecipeError`, `CalibrationError` or `TrainingError`.
     """
@@ -67,6 +70,7 @@ def quantize(  # noqa: PLR0913  # one argument an option
     context = begun.context
     context.tell = tell or context.tell
     context.validation = None if validation is None else prepare(validation, begun.recipe.preprocessing)
+    begun.teach(teacher)
     begun.keep(checkpoint, resume)
     return begun.finish(run_steps(begun.graph, begun.recipe.build_steps(), context, stopwatch), stopwatch)
 
@@ -85,6 +89,12 @@ class Begun:
     name: str
     samples: int | None
 
+    def teach(self, teacher: nn.Module | ExportedProgram | None) -> None:
+        """Let a training learn the answers of another network."""
+        if teacher is not None:
+            self.context.teacher = capture_teacher(teacher, self.graph, self.kept)
+            self.context.notes.append(f"The answers to learn were those of another network, a {type(teacher).__name__}.")
+
     def keep(self, folder: str | Path | None, resume: bool) -> None:
         """Give long steps a place for what they have finished. Learning rates may change when a run is continued."""
         if folder is None:
@@ -95,6 +105,7 @@ class Begun:
             "seed": self.context.generator.initial_seed(),
             "number of samples": self.samples,
             "data": _digest(self.kept),
+            "teacher": None if self.context.teacher is None else fingerprint(self.context.teacher),
         }
         self.context.checkpoint = Checkpoint.start(Path(folder), key, resume)
 

@@ -22,6 +22,7 @@ from halfstep import parallel
 from halfstep.data import Data
 from halfstep.data.source import Batch
 from halfstep.errors import TrainingError
+from halfstep.graph.run import run
 from halfstep.steps.checkpoint import Checkpoint
 from halfstep.steps.training.accuracy import top1
 from halfstep.steps.training.diagnosis import first_broken
@@ -38,6 +39,17 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 Precision = Literal["no", "bf16", "fp16"]
+
+
+@dataclass(frozen=True)
+class Networks:
+    """trainable: what is trained. reference: the float network, node for node. teacher: the one whose answers are learned, which is the
+    float one or another with the same inputs and classes.
+    """
+
+    trainable: Trainable
+    reference: GraphModule
+    teacher: GraphModule
 
 
 @dataclass(frozen=True)
@@ -80,13 +92,13 @@ class Outcome:
     notes: list[str]
 
 
-def train(trainable: Trainable, teacher: GraphModule, feed: Feed, plan: Plan, watch: Watch, batches: Batches) -> Outcome:
+def train(networks: Networks, feed: Feed, plan: Plan, watch: Watch, batches: Batches) -> Outcome:
     """Train in place, from where the checkpoint stands if there is one; `TrainingError` names the layer at which a loss broke.
 
     batches: calibration inputs, for grids that are found anew on the way.
     """
     with torch.random.fork_rng(), torch.enable_grad():
-        training = _Training(trainable, teacher, feed, plan, watch, batches)
+        training = _Training(networks, feed, plan, watch, batches)
         try:
             training.run()
         finally:
@@ -95,13 +107,14 @@ def train(trainable: Trainable, teacher: GraphModule, feed: Feed, plan: Plan, wa
 
 
 class _Training:
-    def __init__(self, trainable: Trainable, teacher: GraphModule, feed: Feed, plan: Plan, watch: Watch, batches: Batches) -> None:
-        self.trainable, self.feed, self.plan, self.watch = trainable, feed, plan, watch
+    def __init__(self, networks: Networks, feed: Feed, plan: Plan, watch: Watch, batches: Batches) -> None:
+        self.trainable, self.feed, self.plan, self.watch = networks.trainable, feed, plan, watch
+        trainable = self.trainable
         self.accelerator = _accelerator(plan.precision)
-        self.teacher = teacher.to(self.accelerator.device).eval() if plan.loss.asks_teacher else None
+        self.teacher = networks.teacher.to(self.accelerator.device).eval() if plan.loss.asks_teacher else None
         self.regularizer = trainable.regularizer = Regularizer(trainable.network, plan.regularization)
         trainable.to(self.accelerator.device)
-        self.held = trainable.held = Held(trainable, teacher, plan.holding)
+        self.held = trainable.held = Held(trainable, networks.reference, plan.holding)
         optimizers = make_optimizers(trainable, plan.rates)
         average = [p.detach().clone() for p in trainable.parameters()] if plan.average else []
         self.state = State(trainable, optimizers, average)
@@ -181,11 +194,11 @@ class _Training:
         self.watch.tell(f"From step {step + 1} on: " + ("the recipe's grids." if bits is None else f"at least {bits} bits."))
 
     def _taught(self, inputs: tuple[Tensor, ...]) -> Any:
-        """The float network's answers."""
+        """The teacher's answers."""
         if self.teacher is None:
             return None
-        with torch.no_grad(), self.accelerator.autocast():
-            return self.teacher(*inputs)
+        with self.accelerator.autocast():
+            return run(self.teacher, inputs)
 
     def _broken(self, inputs: tuple[Tensor, ...], value: float) -> TrainingError:
         place = first_broken(self.trainable.network, inputs)

@@ -1,8 +1,8 @@
-"""What is minimized: the answers of the float network, the labels, or both.
+"""What is minimized: the distance to the answers of a float network, to the labels, or to both.
 
     L = d T^2 KL(softmax(y / T) || softmax(x / T)) + (1 - d) CE(x, label)
 
-x, y: scores of the network in training and of the float network, T: temperature, d: share of the float network's answers. Hinton et al.
+x, y: scores of the network in training and of the one that teaches it, T: temperature, d: share of its answers. Hinton et al.
 2015, "Distilling the knowledge in a neural network", section 2. Without labels d is 1. No deviation.
 """
 
@@ -28,11 +28,11 @@ class Loss:
 
     @property
     def asks_teacher(self) -> bool:
-        """Whether the float network's answers are needed."""
+        """Whether a teacher's answers are needed."""
         return self.distillation > 0
 
     def __call__(self, outputs: Any, taught: Any, labels: Tensor | None) -> Tensor:
-        """L, the mean over all rows of scores. ``taught``: the float network's outputs, or None where they are not needed."""
+        """L, the mean over all rows of scores. ``taught``: the teacher's outputs, or None where they are not needed."""
         found = scores(outputs)
         total = found.new_zeros(())
         if self.distillation > 0:

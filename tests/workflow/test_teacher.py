@@ -1,0 +1,62 @@
+"""A training may learn the answers of another network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import halfstep as hs
+from halfstep.demo.network import digits_network
+from halfstep.errors import HalfstepError, ModelError
+
+OPTIONS = {"batch_size": 16, "batch_norm": "live", "learning_rate": 0.05}
+
+
+class Shifted(nn.Module):
+    """A teacher that calls every digit the next one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = digits_network()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.network(x).roll(1, dims=1)
+
+
+def test_the_teachers_answers_are_learned_in_place_of_the_float_networks() -> None:
+    data = hs.load_data("digits:calibration")
+    result = hs.finetune(digits_network(), data, teacher=Shifted(), epochs=10, options=OPTIONS)
+    inputs = torch.cat([batch.inputs[0] for batch in data.batches(64)])
+    with torch.no_grad():
+        learned, own = result.model(inputs).argmax(1), result.float_model(inputs).argmax(1)
+    assert float((learned == (own + 1) % 10).float().mean()) > 0.8
+    assert any("a Shifted" in note for note in result.record.notes)
+
+
+def test_another_teacher_cannot_go_on_with_a_run(tmp_path: Path) -> None:
+    data = hs.load_data("digits:calibration")
+
+    def stop(phase: str, done: float, total: int | None) -> None:
+        if phase == "finetune" and done >= 3:
+            raise KeyboardInterrupt
+
+    options = OPTIONS | {"checkpoint_minutes": 0}
+    with pytest.raises(KeyboardInterrupt):
+        hs.finetune(digits_network(), data, teacher=Shifted(), epochs=1, options=options, checkpoint=tmp_path / "kept", progress=stop)
+    with pytest.raises(HalfstepError, match="teacher"):
+        hs.finetune(digits_network(), data, epochs=1, options=options, checkpoint=tmp_path / "kept", resume=True)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "message"),
+    [
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 12)), "trained for the same classes"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(65, 10)), "does not take the inputs"),
+    ],
+)
+def test_a_teacher_that_does_not_fit_is_refused(teacher: nn.Module, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        hs.finetune(digits_network(), hs.load_data("digits:calibration"), teacher=teacher, epochs=1, options=OPTIONS)
