@@ -10,7 +10,7 @@ in float; batch norms stay as they are), calibrated by ``calibration_mode`` on t
               trained by an Adam of their own. In Brevitas 0.13.4 logarithms of scales (``LOG_FP``) start at NaN with these, and
               ``BREVITAS_JIT`` does not compile them
 
-Both with the bits that are asked for; weights of the first and the last layer and the network's inputs, which are signed, have 8: the
+Both with the bits that are asked for; weights and inputs of the first and the last layer have 8 (the network's inputs are signed): the
 rule of halfstep's recipes. Weights keep Brevitas' ``narrow_range``, so that 4 bits are 15 levels.
 """
 
@@ -41,7 +41,9 @@ def quantized(network: "torch.nn.Module", bits: int, variant: str) -> "torch.nn.
         weights, inputs, images = quant.Int8WeightPerChannelFloat, quant.Uint8ActPerTensorFloat, quant.Int8ActPerTensorFloat
     named: dict[str, Any] = {  # Brevitas calls what is a lambda with the layer that it replaces
         "weight_quant": lambda layer: weights.let(bit_width=OUTER_BITS if is_outer(layer) else bits),
-        "input_quant": lambda layer: images if getattr(layer, "in_channels", None) == 3 else inputs.let(bit_width=bits),
+        "input_quant": lambda layer: (
+            images if getattr(layer, "in_channels", None) == 3 else inputs.let(bit_width=OUTER_BITS if is_outer(layer) else bits)
+        ),
         "return_quant_tensor": False,
     }
     layers = {torch.nn.Conv2d: (qnn.QuantConv2d, named), torch.nn.Linear: (qnn.QuantLinear, named)}

@@ -360,3 +360,27 @@ def test_every_norm_reads_a_grid_and_no_mask_has_one() -> None:
     assert len(norms) == 3 and all(quantizer_of(norm.args[0]) is not None for norm in norms)
     owners = {str(node.meta["name"]) for node in activation_quantizers(graph).values()}
     assert {"layers.0:matmul", "layers.0.dropout"} <= owners and not {"layers.0:add", "mul", "sub"} & owners
+
+
+def test_a_shortcut_is_added_on_its_own_grid_and_multiplied_on_the_default_one() -> None:
+    scheme = Scheme.model_validate({"activations": {"type": "uint4", "symmetric": False}, "addends": "uint8", "shortcuts": "uint8"})
+    lines = text(placed("residual", scheme)).splitlines()
+    assert "conv2 = conv2d(relu|uint8|uint4, conv2.weight|int8/0, conv2.bias|int32/0)" in lines
+    assert "add = add(relu|uint8, conv3|uint8)" in lines
+    assert "pool = adaptive_avg_pool2d(relu#3|uint4)" in lines
+
+
+def test_a_shortcut_that_is_moved_keeps_its_grid() -> None:
+    scheme = Scheme.model_validate({"activations": {"type": "uint4", "symmetric": False}, "addends": "uint8", "shortcuts": "uint8"})
+    lines = text(placed("option_a", scheme)).splitlines()
+    assert "conv = conv2d(relu|uint8|uint4, conv.weight|int8/0, conv.bias|int32/0)" in lines
+    assert "slice = slice(relu|uint8)" in lines
+
+
+def test_a_shortcut_with_the_default_grid_is_rounded_once() -> None:
+    assert text(placed("residual", Scheme(shortcuts="uint8"))) == text(placed("residual"))
+
+
+def test_the_last_layer_may_read_another_grid() -> None:
+    scheme = Scheme.model_validate({"activations": {"type": "uint4", "symmetric": False}, "last_input": "uint8"})
+    assert "fc = linear(flatten|uint8@pool, fc.weight|int8/0, fc.bias|int32/0)" in text(placed("residual", scheme)).splitlines()

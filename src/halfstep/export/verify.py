@@ -149,16 +149,15 @@ def _forced_run(
     graph: GraphModule, edges: dict[Node, str], inputs: tuple[Tensor, ...], probed: dict[str, Any], tally: _Tally, target: Target
 ) -> Any:
     """The simulation on ``inputs`` with every quantized tensor replaced by the file's codes, after comparing them."""
-    sources = {behind_quantizer(node): node for node in edges}
 
     def compare(node: Node, real: Tensor) -> Tensor:
-        edge, quantizer = edges[sources[node]], quantizer_of(sources[node])
+        edge, quantizer = edges[node], quantizer_of(node)
         assert isinstance(quantizer, UniformQuantizer)
         codes = torch.from_numpy(probed[codes_name(edge)].astype(np.int32)) - storage_offset(quantizer.grid, False, target)
         tally.add_codes(edge, (codes - quantizer.quantize(real).codes.to(torch.int32)).abs())
         return (codes - quantizer.zero_point) * quantizer.scale
 
-    return observe(graph, inputs, set(sources), compare)
+    return observe(graph, inputs, set(edges), compare)
 
 
 def _tensors(outputs: Any) -> list[Tensor]:

@@ -23,6 +23,13 @@ def behind_quantizer(node: Node) -> Node:
     return source
 
 
+def unquantized(node: Node) -> Node:
+    """The node behind all quantizers: a tensor may be rounded more than once."""
+    while quantizer_of(node) is not None:
+        node = behind_quantizer(node)
+    return node
+
+
 def activation_quantizers(graph: GraphModule) -> dict[str, Node]:
     """By path: the node each activation quantizer belongs to.
 

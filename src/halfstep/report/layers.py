@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from halfstep.graph.edges import activation_quantizers, behind_quantizer, quantizer_of
+from halfstep.graph.edges import activation_quantizers, behind_quantizer, quantizer_of, unquantized
 from halfstep.graph.edit import attribute
 from halfstep.graph.names import operator_name
 from halfstep.graph.operators import ASKING, Role, WeightedLayer, clip_behind, is_float_tensor, num_tensors, role_of, weighted_layer
@@ -24,7 +24,8 @@ from halfstep.report.record import FloatOperator, GridRecord, HistogramRecord, L
 
 @dataclass(frozen=True)
 class _Row:
-    """node: the operator, or input, the row is about. source: the node whose value is its result: itself, or the clip fused into it.
+    """node: the operator, or input, the row is about; the quantizer of a tensor that layers read rounded once more. source: the node whose
+    value is its result: itself, or the clip fused into it.
 
     out: the node that carries the result as the simulation goes on with it: the quantizer behind ``source``, or ``source``.
     """
@@ -38,6 +39,18 @@ class _Row:
         return str(self.node.meta["name"])
 
     @property
+    def tensor(self) -> str:
+        """The name of the result in the float network."""
+        return str(unquantized(self.source).meta["name"])
+
+    @property
+    def operator(self) -> str:
+        """What the node does, in a word."""
+        if self.node.op == "placeholder":
+            return "input"
+        return operator_name(self.node) if quantizer_of(self.node) is None else "requantize"
+
+    @property
     def layer(self) -> WeightedLayer | None:
         """The view of an operator whose weight is stored."""
         layer = weighted_layer(self.node)
@@ -49,9 +62,9 @@ def describe_layers(
 ) -> tuple[tuple[LayerRecord, ...], dict[str, LayerFigures]]:
     """The rows, in the order of computation, and their histograms. ``float_graph``: the network before rounding, same node names."""
     rows = _rows(graph)
-    measured = measure_sqnr(float_graph, graph, {str(row.source.meta["name"]): row.out for row in rows}, samples)
+    measured = measure_sqnr(float_graph, graph, {row.out: row.tensor for row in rows}, samples)
     weights = {str(n.meta["name"]): attribute(float_graph, n) for n in float_graph.graph.nodes if n.op == "get_attr"}
-    records = tuple(_record(graph, row, statistics, weights, measured[str(row.source.meta["name"])]) for row in rows)
+    records = tuple(_record(graph, row, statistics, weights, measured[row.out]) for row in rows)
     return records, {row.name: _figures(graph, row, statistics, weights) for row in rows}
 
 
@@ -140,7 +153,7 @@ def _record(graph: GraphModule, row: _Row, statistics: Statistics, weights: dict
     tensors = [attribute(graph, behind_quantizer(edge)) for edge in edges]
     return LayerRecord(
         name=row.name,
-        operator="input" if row.node.op == "placeholder" else operator_name(row.node),
+        operator=row.operator,
         output_shape=tuple(size or 0 for size in row.source.meta["shape"][1:]),
         num_macs=None if row.layer is None else _num_macs(graph, row.layer),
         num_parameters=sum(x.numel() for x in tensors),
@@ -176,7 +189,7 @@ def _output_grid(row: _Row, statistics: Statistics) -> GridRecord | None:
     quantizer = quantizer_of(row.out)
     if not isinstance(quantizer, UniformQuantizer):
         return None
-    histogram = statistics.histograms[str(row.source.meta["name"])]
+    histogram = statistics.histograms[row.tensor]
     return _grid_record(quantizer, (histogram.minimum, histogram.maximum), None)
 
 
@@ -190,7 +203,7 @@ def _grid_record(quantizer: UniformQuantizer, observed: tuple[float, float], sqn
 
 
 def _figures(graph: GraphModule, row: _Row, statistics: Statistics, weights: dict[str, Tensor]) -> LayerFigures:
-    histogram, grid = statistics.histograms.get(str(row.source.meta["name"])), _output_grid(row, statistics)
+    histogram, grid = statistics.histograms.get(row.tensor), _output_grid(row, statistics)
     activation = None if histogram is None else _activation_figure(histogram, None if grid is None else grid.range)
     if row.layer is None or quantizer_of(row.layer.weight) is None:
         return LayerFigures(activation)

@@ -25,13 +25,13 @@ def sqnr_db(signal: float, noise: float) -> float | None:
 
 
 def measure_sqnr(
-    float_graph: GraphModule, graph: GraphModule, names: dict[str, Node], samples: tuple[Tensor, ...]
-) -> dict[str, float | None]:
-    """names: node name in ``float_graph`` -> the node of ``graph`` that carries the same tensor, simulated. SQNR by name."""
-    originals = {node: str(node.meta["name"]) for node in float_graph.graph.nodes if node.meta["name"] in names}
-    simulated = {node: name for name, node in names.items()}
-    signal: dict[str, float] = defaultdict(float)
-    noise: dict[str, float] = defaultdict(float)
+    float_graph: GraphModule, graph: GraphModule, simulated: dict[Node, str], samples: tuple[Tensor, ...]
+) -> dict[Node, float | None]:
+    """simulated: nodes of ``graph`` -> the name of the node in ``float_graph`` that carries the same tensor. SQNR by node."""
+    wanted = set(simulated.values())
+    originals = {node: str(node.meta["name"]) for node in float_graph.graph.nodes if node.meta["name"] in wanted}
+    signal: dict[Node, float] = defaultdict(float)
+    noise: dict[Node, float] = defaultdict(float)
     for part, _ in cut_to(samples, graph.meta["batch_size"] or _BATCH):
         held: dict[str, Tensor] = {}
 
@@ -40,15 +40,14 @@ def measure_sqnr(
             return x
 
         def compare(node: Node, x: Tensor, held: dict[str, Tensor] = held) -> Tensor:
-            name = simulated[node]
-            exact = held.pop(name)
-            signal[name] += float(exact.square().sum(dtype=torch.float64))
-            noise[name] += float((exact - x).square().sum(dtype=torch.float64))
+            exact = held[simulated[node]]
+            signal[node] += float(exact.square().sum(dtype=torch.float64))
+            noise[node] += float((exact - x).square().sum(dtype=torch.float64))
             return x
 
         observe(float_graph, part, set(originals), keep)
         observe(graph, part, set(simulated), compare)
-    return {name: sqnr_db(signal[name], noise[name]) for name in names}
+    return {node: sqnr_db(signal[node], noise[node]) for node in simulated}
 
 
 def tensor_sqnr_db(x: Tensor, quantized: Tensor) -> float | None:

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from halfstep.errors import CalibrationError, GraphError
-from halfstep.graph.edges import activation_quantizers, behind_quantizer, quantizer_of, rounded_tensors
+from halfstep.graph.edges import activation_quantizers, behind_quantizer, quantizer_of, rounded_tensors, unquantized
 from halfstep.graph.edit import attribute
 from halfstep.graph.masking import is_probability
 from halfstep.graph.names import operator_name
@@ -60,7 +60,7 @@ class Calibrate(AbstractStep):
 
     def needs(self, graph: GraphModule) -> set[str]:
         """The tensors that an activation quantizer rounds: the report shows all, also those whose grid another one owns."""
-        return {str(node.meta["name"]) for node in rounded_tensors(graph) if node.op != "get_attr"}
+        return {str(unquantized(node).meta["name"]) for node in rounded_tensors(graph) if node.op != "get_attr"}
 
     def apply(self, graph: GraphModule, context: Context) -> GraphModule:
         """Set scales and zero points and switch every quantizer on."""
@@ -71,7 +71,7 @@ class Calibrate(AbstractStep):
             if node.op == "get_attr":
                 distribution = Distribution.of_tensor(attribute(graph, node))
             else:
-                distribution = context.statistics.histograms[str(node.meta["name"])].distribution()
+                distribution = context.statistics.histograms[str(unquantized(node).meta["name"])].distribution()
             is_zero = float(distribution.minimum) == float(distribution.maximum) == 0.0
             if is_zero and node.op != "get_attr":  # what depends on parameters alone was stored at capture
                 raise _no_range(str(node.meta["name"]))

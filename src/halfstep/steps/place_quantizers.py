@@ -28,6 +28,7 @@ every convolution and on both branches of an add.
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 import re
 from collections import Counter
@@ -72,12 +73,13 @@ class PlaceQuantizers(AbstractStep):
     def apply(self, graph: GraphModule, context: Context) -> GraphModule:
         """Plan on the float graph, then insert."""
         owners, grids = plan_grids(graph, context.scheme)
-        context.notes.extend(_unmatched(context.scheme, _places(graph).values()))
-        paths = _paths(graph)
+        places, paths = _places(graph), _paths(graph)
+        context.notes.extend(_unmatched(context.scheme, places.values()))
         shared = {owner: (paths[owner], UniformQuantizer(grid)) for owner, grid in grids.items() if grid is not None}
         for node, owner in owners.items():
             if owner in shared:
-                insert_quantizer(graph, node, *shared[owner])
+                edge = insert_quantizer(graph, node, *shared[owner])
+                _round_again(graph, edge, places[owner], context.scheme)
         _quantize_weights(graph, context.scheme)
         _untie_tables(graph)
         _quantize_biases(graph)
@@ -89,6 +91,14 @@ class PlaceQuantizers(AbstractStep):
             bias = quantizer_of(layer.bias)
             if bias is not None and (quantizer_of(layer.input) is None or quantizer_of(layer.weight) is None):
                 raise GraphError(f"The bias of '{layer.name}' has a grid, its input or weight has none.")
+
+
+def _round_again(graph: GraphModule, edge: Node, place: Place, scheme: Scheme) -> None:
+    """Give the layers that read a shortcut, behind its quantizer ``edge``, a grid of the default type."""
+    wide, narrow = (scheme.activation_grid(dataclasses.replace(place, is_shortcut=is_shortcut)) for is_shortcut in (True, False))
+    layers = [user for user in edge.users if _multiplies(user)]
+    if place.is_shortcut and layers and narrow is not None and narrow != wide:
+        insert_quantizer(graph, edge, f"{edge.target}_of_layers", UniformQuantizer(narrow), layers)
 
 
 def _unmatched(scheme: Scheme, places: Iterable[Place]) -> list[str]:
@@ -108,8 +118,8 @@ def _places(graph: GraphModule) -> dict[Node, Place]:
         fused = None if clip is None else str(clip.meta["name"])
         end = clip or node  # what others read
         place = Place(
-            str(node.meta["name"]), is_first, is_last, fused, node.op == "placeholder", _is_addend(end), _is_norm_input(end),
-            is_probability(node),
+            str(node.meta["name"]), is_first, is_last, fused, node.op == "placeholder", _is_addend(end), _is_shortcut(end),
+            _is_norm_input(end), is_probability(node), any(reader in layers[-1:] for reader in _readers(end)),
         )  # fmt: skip
         places.setdefault(node, place)
         if clip is not None:
@@ -123,15 +133,28 @@ def _is_addend(node: Node) -> bool:
     A mask's sum is none, and rows of a table are no addends: they are stored, not accumulated.
     """
     readers = list(_readers(node))
-    is_added = bool(readers) and all(operator_name(x) == "add" and num_tensors(x) == 2 and not is_mask_sum(x) for x in readers)
-    return is_added and operator_name(node) != "embedding"
+    return bool(readers) and all(_adds_tensors(reader) for reader in readers) and operator_name(node) != "embedding"
+
+
+def _is_shortcut(node: Node) -> bool:
+    """Whether an addition of tensors reads what leaves ``node``, as it is or moved, and something that multiplies it does too."""
+    readers = list(_readers(node))
+    return any(_adds_tensors(reader) for reader in readers) and any(_multiplies(reader) for reader in readers)
+
+
+def _adds_tensors(node: Node) -> bool:
+    return operator_name(node) == "add" and num_tensors(node) == 2 and not is_mask_sum(node)
+
+
+def _multiplies(node: Node) -> bool:
+    return node.op == "call_function" and role_of(node) in (Role.WEIGHTED, Role.PRODUCT)
 
 
 def _is_norm_input(node: Node) -> bool:
     """Whether a norm reads what leaves ``node``, as it is or moved, and no product does: its codes may then be wide."""
     readers = list(_readers(node))
     is_read = any(operator_name(reader) in NORMS for reader in readers)
-    return is_read and not any(reader.op == "call_function" and role_of(reader) in (Role.WEIGHTED, Role.PRODUCT) for reader in readers)
+    return is_read and not any(_multiplies(reader) for reader in readers)
 
 
 def _readers(node: Node) -> Iterator[Node]:

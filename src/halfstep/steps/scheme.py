@@ -100,8 +100,9 @@ class Override(LayerTypes):
 class Place:
     """A layer's name, and whether it is the first or the last with weights. clip: the name of the ReLU or clip fused into it.
 
-    is_input: it is an input of the network. is_addend: what leaves it goes into additions and nowhere else. is_norm_input: a norm reads it,
-    and nothing that multiplies it. is_softmax: it is a softmax.
+    is_input: it is an input of the network. is_addend: what leaves it goes into additions and nowhere else. is_shortcut: it goes into an
+    addition and into a layer. is_norm_input: a norm reads it, and nothing that multiplies it. is_softmax: it is a softmax. feeds_last: the
+    last layer with weights reads it.
     """
 
     name: str
@@ -110,8 +111,10 @@ class Place:
     clip: str | None = None
     is_input: bool = False
     is_addend: bool = False
+    is_shortcut: bool = False
     is_norm_input: bool = False
     is_softmax: bool = False
+    feeds_last: bool = False
 
 
 def _fits(place: Place, pattern: str) -> bool:
@@ -123,20 +126,24 @@ class Scheme(Method):
 
     inputs: type of the network's inputs (images have 8 bits to begin with); where it is given, all of them are quantized, also those that
     only functions in float read. addends: type of the tensors that go into additions and nowhere else, such as the last convolution of a
-    residual block: an addition takes what its accumulator holds as easily as 4 bits of it. norm_inputs: type of what layer, RMS, group and
-    instance norms read and no product does, such as the sums of a transformer. softmax: type of the outputs of softmaxes, whose grid is
-    laid over 0 .. 1. None keeps the default. outputs: whether the network's outputs are quantized too, where the operator before them can
-    leave its integers as floats. requantization: how an integer program multiplies by the ratio of two scales (`integer.requantization`);
-    for the shift modes the weights' scales are chosen so that a shift is exact. ONNX files do not depend on it otherwise. target: the
-    runtime whose fusions decide which tensors get grids and of which sign (`halfstep.targets`).
+    residual block: an addition takes what its accumulator holds as easily as 4 bits of it. shortcuts: type of the tensors that go into
+    additions and into layers too, such as the input of a residual block: the layers read them once more rounded, on a grid of the default
+    type. norm_inputs: type of what layer, RMS, group and instance norms read and no product does, such as the sums of a transformer.
+    softmax: type of the outputs of softmaxes, whose grid is laid over 0 .. 1. last_input: type of what the last layer with weights reads.
+    None keeps the default. outputs: whether the network's outputs are quantized too, where the operator before them can leave its integers
+    as floats. requantization: how an integer program multiplies by the ratio of two scales (`integer.requantization`); for the shift modes
+    the weights' scales are chosen so that a shift is exact. ONNX files do not depend on it otherwise. target: the runtime whose fusions
+    decide which tensors get grids and of which sign (`halfstep.targets`).
     """
 
     weights: WeightScheme = WeightScheme(narrow=True)
     activations: ActivationScheme = ActivationScheme()
     inputs: str | None = None
     addends: str | None = None
+    shortcuts: str | None = None
     norm_inputs: str | None = None
     softmax: str | None = None
+    last_input: str | None = None
     outputs: bool = False
     requantization: Requantization = "fixed_point_32"
     target: TargetName = "onnxruntime"
@@ -144,7 +151,7 @@ class Scheme(Method):
     last_layer: LayerTypes | None = None
     overrides: tuple[Override, ...] = Field(default=())
 
-    @field_validator("inputs", "addends", "norm_inputs", "softmax")
+    @field_validator("inputs", "addends", "shortcuts", "norm_inputs", "softmax", "last_input")
     @classmethod
     def _is_a_type(cls, value: str | None) -> str | None:
         return value if value is None else TensorScheme(type=value).type
@@ -163,7 +170,7 @@ class Scheme(Method):
         """The grid of what leaves a layer or operator."""
         chosen = [
             (self.softmax, place.is_softmax), (self.norm_inputs, place.is_norm_input), (self.addends, place.is_addend),
-            (self.inputs, place.is_input),
+            (self.shortcuts, place.is_shortcut), (self.inputs, place.is_input), (self.last_input, place.feeds_last),
         ]  # fmt: skip
         special = next((kind for kind, applies in chosen if applies and kind), None)
         grid = self.activations.grid(self._chosen("activations", place) or special)

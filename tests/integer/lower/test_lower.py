@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from halfstep.errors import LoweringError
 from halfstep.integer import MODES, check, dequantize_outputs, quantize_inputs, run
 from halfstep.integer.lower import lower
 from halfstep.steps import Scheme
+from halfstep.steps.scheme import ActivationScheme
 
 NOT_YET = {  # what the error must name
     "slice_assignment": "slice_scatter",
@@ -199,3 +201,17 @@ def test_a_single_input_may_stand_for_itself() -> None:
     (x,) = zoo.ZOO["residual"].inputs(3)
     codes = quantize_inputs(program, x)
     assert torch.equal(run(program, codes[0])[0], run(program, quantize_inputs(program, (x,)))[0])
+
+
+@pytest.mark.parametrize("name", ["residual", "option_a"])
+def test_a_shortcut_is_rounded_once_more_for_its_layers(name: str, tmp_path: Path) -> None:
+    """In the program by an operator of its own; in ONNX by a second quantizer; in the report by a row."""
+    uint4 = ActivationScheme(type="uint4", symmetric=False)
+    result = quantized(name, with_scheme("w4a8", activations=uint4, addends="uint8", shortcuts="uint8"))
+    program = hs.lower(result)
+    (again,) = [operator for operator in program.operators if operator.kind == "requantize"]
+    assert [program.values[value].grid.bits for value in (*again.inputs, again.output)] == [8, 4]
+    assert result.record.program is not None and result.record.program.max_difference <= 1
+    hs.export.onnx(result, tmp_path / "model.onnx")  # checked layer by layer
+    grids = {layer.name: layer.output for layer in result.record.layers if layer.output is not None}
+    assert (grids["stem" if name == "option_a" else "conv1"].bits, grids["relu:quantize"].bits) == (8, 4)

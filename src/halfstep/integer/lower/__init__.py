@@ -68,6 +68,8 @@ def lower(
 def lower_node(lowering: Lowering, node: Node, target: Target) -> str:
     """The value that ``node`` becomes."""
     role = role_of(node)
+    if role is Role.QUANTIZER:
+        return lower_requantize(lowering, node, target)
     if role is Role.CLIP:
         bounded = dataclasses.replace(target, bounds=_bounds(node))
         source = node.args[0]

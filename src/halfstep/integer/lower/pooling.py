@@ -20,7 +20,7 @@ from halfstep.integer.value import Value
 
 
 def lower_requantize(lowering: Lowering, node: Node, target: Target) -> str:
-    """A clip by itself: a `Requantize` within the clip's bounds."""
+    """A clip by itself, or a tensor that is rounded once more: a `Requantize` within the clip's bounds."""
     x = lowering.input(node)
     value = target.value(x.scale)
     rescale = lowering.rescale(target.name, torch.tensor(x.scale / value.scale, dtype=torch.float64), merge_mode(lowering.mode))
