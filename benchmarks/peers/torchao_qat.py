@@ -11,8 +11,8 @@ running estimates before they are rounded; what is evaluated has them folded.
     best      ``LearnableFakeQuantize`` with LSQ's gradient scale, started on the calibration images (activations: ``HistogramObserver``,
               least squared error); scales and zero points go by the optimizer of the weights, as in LSQ's paper
 
-Its grids are those of 8-bit types; fewer bits are ranges of codes (``quant_min``, ``quant_max``) within them. Weights and inputs of the first
-and the last layer have 8 bits, the rule of halfstep's recipes.
+Its grids are those of 8-bit types; fewer bits are ranges of codes (``quant_min``, ``quant_max``) within them. Weights and inputs of the
+first and the last layer have 8 bits, the rule of halfstep's recipes.
 """
 
 import dataclasses
@@ -59,8 +59,8 @@ def quantizer(bits: int, variant: str, first: str, last: str) -> Any:
             weight=with_bits(start.weight, weight_bits, is_best),
         )
 
-    found = x86.X86InductorQuantizer().set_global(config(bits, bits))
-    return found.set_module_name_qconfig(first, config(OUTER_BITS, OUTER_BITS)).set_module_name_qconfig(last, config(OUTER_BITS, OUTER_BITS))
+    found, outer = x86.X86InductorQuantizer().set_global(config(bits, bits)), config(OUTER_BITS, OUTER_BITS)
+    return found.set_module_name_qconfig(first, outer).set_module_name_qconfig(last, outer)
 
 
 def prepared(network: "torch.nn.Module", images: "torch.Tensor", bits: int, variant: str) -> "torch.nn.Module":
