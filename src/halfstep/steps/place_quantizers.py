@@ -13,6 +13,8 @@ PASS                    as they are           the very quantizer of its input, i
                                               what is moved is asked for)
 everything else         as they are           a grid only where an operator above asks for one
 
+Where the scheme gives shortcuts a type of their own, layers read them through a second quantizer behind the first.
+
 The scheme's target (`halfstep.targets`) changes three of the rules, see `target_placement`: a WEIGHTED operator, PRODUCT or MERGE may stay
 in float where no integer operator reads it; so may one of two addends, that a layer has just accumulated; operands of a concatenation may
 share its quantizer.
@@ -32,7 +34,7 @@ import dataclasses
 import fnmatch
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import final
 
@@ -41,7 +43,7 @@ from torch.fx import GraphModule, Node
 from halfstep.errors import GraphError, did_you_mean
 from halfstep.graph.edges import quantizer_of
 from halfstep.graph.edit import add_parameter, attribute, finish, insert_quantizer
-from halfstep.graph.masking import is_mask_sum, is_probability
+from halfstep.graph.masking import is_mask_sum
 from halfstep.graph.names import operator_name
 from halfstep.graph.operators import (
     ASKING,
@@ -58,6 +60,7 @@ from halfstep.graph.operators import (
 from halfstep.grid import Grid
 from halfstep.quantizers import AbstractQuantizer, AccumulatorQuantizer, UniformQuantizer
 from halfstep.steps.abstract import STEPS, AbstractStep, Context
+from halfstep.steps.places import multiplies, places_of
 from halfstep.steps.scheme import Place, Scheme
 from halfstep.steps.target_placement import accumulated_addend, is_read_as_integers, join_concatenations
 from halfstep.targets import TARGETS
@@ -73,7 +76,7 @@ class PlaceQuantizers(AbstractStep):
     def apply(self, graph: GraphModule, context: Context) -> GraphModule:
         """Plan on the float graph, then insert."""
         owners, grids = plan_grids(graph, context.scheme)
-        places, paths = _places(graph), _paths(graph)
+        places, paths = places_of(graph), _paths(graph)
         context.notes.extend(_unmatched(context.scheme, places.values()))
         shared = {owner: (paths[owner], UniformQuantizer(grid)) for owner, grid in grids.items() if grid is not None}
         for node, owner in owners.items():
@@ -96,7 +99,7 @@ class PlaceQuantizers(AbstractStep):
 def _round_again(graph: GraphModule, edge: Node, place: Place, scheme: Scheme) -> None:
     """Give the layers that read a shortcut, behind its quantizer ``edge``, a grid of the default type."""
     wide, narrow = (scheme.activation_grid(dataclasses.replace(place, is_shortcut=is_shortcut)) for is_shortcut in (True, False))
-    layers = [user for user in edge.users if _multiplies(user)]
+    layers = [user for user in edge.users if multiplies(user)]
     if place.is_shortcut and layers and narrow is not None and narrow != wide:
         insert_quantizer(graph, edge, f"{edge.target}_of_layers", UniformQuantizer(narrow), layers)
 
@@ -108,67 +111,9 @@ def _unmatched(scheme: Scheme, places: Iterable[Place]) -> list[str]:
     return [f"The override '{pattern}' matches no layer. {did_you_mean(pattern, names)}" for pattern in missed]
 
 
-def _places(graph: GraphModule) -> dict[Node, Place]:
-    """The place of every node's output: a clip that is fused into an operator stands for that operator."""
-    layers = [layer.node for layer in weighted_layers(graph)]
-    places: dict[Node, Place] = {}
-    for node in graph.graph.nodes:
-        clip = clip_behind(node)
-        is_first, is_last = node in layers[:1], node in layers[-1:]
-        fused = None if clip is None else str(clip.meta["name"])
-        end = clip or node  # what others read
-        place = Place(
-            str(node.meta["name"]), is_first, is_last, fused, node.op == "placeholder", _is_addend(end), _is_shortcut(end),
-            _is_norm_input(end), is_probability(node), any(reader in layers[-1:] for reader in _readers(end)),
-        )  # fmt: skip
-        places.setdefault(node, place)
-        if clip is not None:
-            places[clip] = place
-    return places
-
-
-def _is_addend(node: Node) -> bool:
-    """Whether what leaves ``node``, as it is or moved, goes into additions of tensors and nowhere else.
-
-    A mask's sum is none, and rows of a table are no addends: they are stored, not accumulated.
-    """
-    readers = list(_readers(node))
-    return bool(readers) and all(_adds_tensors(reader) for reader in readers) and operator_name(node) != "embedding"
-
-
-def _is_shortcut(node: Node) -> bool:
-    """Whether an addition of tensors reads what leaves ``node``, as it is or moved, and something that multiplies it does too."""
-    readers = list(_readers(node))
-    return any(_adds_tensors(reader) for reader in readers) and any(_multiplies(reader) for reader in readers)
-
-
-def _adds_tensors(node: Node) -> bool:
-    return operator_name(node) == "add" and num_tensors(node) == 2 and not is_mask_sum(node)
-
-
-def _multiplies(node: Node) -> bool:
-    return node.op == "call_function" and role_of(node) in (Role.WEIGHTED, Role.PRODUCT)
-
-
-def _is_norm_input(node: Node) -> bool:
-    """Whether a norm reads what leaves ``node``, as it is or moved, and no product does: its codes may then be wide."""
-    readers = list(_readers(node))
-    is_read = any(operator_name(reader) in NORMS for reader in readers)
-    return is_read and not any(_multiplies(reader) for reader in readers)
-
-
-def _readers(node: Node) -> Iterator[Node]:
-    """The operators that compute with what leaves ``node``, behind whatever moves it."""
-    for user in node.users:
-        if user.op.startswith("call") and role_of(user) is Role.PASS:
-            yield from _readers(user)
-        else:
-            yield user
-
-
 def plan_grids(graph: GraphModule, scheme: Scheme) -> tuple[dict[Node, Node], dict[Node, Grid | None]]:
     """The owners of `plan`, with concatenations joined where the target asks for it, and the grid of each owner (None: float)."""
-    owners, places = plan(graph, scheme), _places(graph)
+    owners, places = plan(graph, scheme), places_of(graph)
     grids = {owner: scheme.activation_grid(places[owner]) for owner in dict.fromkeys(owners.values())}
     if TARGETS[scheme.target].joins_concat:
         owners = join_concatenations(graph, owners, grids)
