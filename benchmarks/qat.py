@@ -90,7 +90,7 @@ def print_network(console: Console, rows: dict[str, Any], network: str, names: l
         more = ["", "", "", ""]
         if name != FLOAT:
             more[2:] = [f"{row['method_cpu_seconds']:.0f}", f"{row['images_per_second']:.0f}"]
-        if name in ROWS:
+        if "integer" in row:
             more[:2] = [f"{row['integer']:.2f}", f"{row['weight_bytes'] / 1e3:.0f}"]
         lost = "-" if exact is None else f"{exact - row['top1']:+.2f}"
         epochs = f"{row['epochs']:g}" if "epochs" in row else ""

@@ -1,10 +1,11 @@
 """halfstep's training with quantization in the loop: ``halfstep.finetune`` with a shipped recipe on all training images.
 
 Images are mirrored at random and moved by up to 4 pixels, as in the training of the float networks. Accuracy: the simulation on the
-validation images, and the integer program on the same ones. ``--keep`` names a folder for the state of the run: an interrupted row goes on
-from there.
+validation images, and the integer program on the same ones where there is one. ``--keep`` names a folder for the state of the run: an
+interrupted row goes on from there.
 """
 
+import argparse
 import functools
 import json
 from pathlib import Path
@@ -13,6 +14,19 @@ from typing import Any
 from harness.peer import Marks, trained_network
 from harness.rounding_peer import IMPORTED, QUANTIZED, READY, evaluation_arguments, store_row
 from peers.halfstep_integer import interpret
+
+
+def _as_integers(result: Any, given: argparse.Namespace) -> dict[str, Any]:
+    """Accuracy and size of the integer program."""
+    import halfstep as hs
+    from harness.simulation import predictions
+
+    program = hs.lower(result)
+    return {
+        "integer": predictions(functools.partial(interpret, program), given.network, given.images)[0],
+        "differing_codes": sum(operator.num_differing for operator in result.record.program.operators),
+        "weight_bytes": program.num_weight_bytes,
+    }
 
 
 def main() -> None:
@@ -24,6 +38,7 @@ def main() -> None:
     given = parser.parse_args()
     marks = Marks()
     import halfstep as hs
+    from halfstep.quantizers.learned import has_levels_of_its_own
     from harness.data import data_folder, networks_module
     from harness.peer import calibration_images
     from harness.simulation import predictions
@@ -43,17 +58,12 @@ def main() -> None:
     marks.reach(QUANTIZED)
     phases = {name: seconds["cpu"] for name, seconds in result.record.seconds["phases"].items()}
     top1, found = predictions(result.model, given.network, given.images)
-    program = hs.lower(result)
-    record = result.record.program
-    assert record is not None
     store_row(
         given,
         marks,
         top1,
         found,
-        integer=predictions(functools.partial(interpret, program), given.network, given.images)[0],
-        differing_codes=sum(operator.num_differing for operator in record.operators),
-        weight_bytes=program.num_weight_bytes,
+        **({} if has_levels_of_its_own(result.model) else _as_integers(result, given)),
         parts=phases,
         images_per_second=given.epochs * (data.num_samples or 0) / phases["finetune"],
         notes=list(result.record.notes),
