@@ -100,6 +100,8 @@ def _why_float(node: Node) -> str | None:
     if role is Role.UNKNOWN:
         return "it is unknown to halfstep; it runs between a dequantize and a quantize"
     if role is Role.FLOAT:
+        if operator_name(node) == "embedding":
+            return "it looks up rows, which are stored as codes where a grid stands behind it"
         return "it has no integer form here; it runs between a dequantize and a quantize"
     if role is Role.CLIP:
         source = node.all_input_nodes[0]

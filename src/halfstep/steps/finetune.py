@@ -22,7 +22,6 @@ from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor
 from torch.fx import GraphModule
 
-from halfstep.data import Data
 from halfstep.errors import GraphError, RecipeError
 from halfstep.graph.edges import behind_quantizer, quantizer_of
 from halfstep.graph.edit import attribute
@@ -131,7 +130,7 @@ class Finetune(AbstractStep):
         feed, plan, watch = self._feed(graph, context), self._plan(context), self._watch(context)
         networks = Networks(trainable, context.reference, context.teacher or context.reference)
         outcome = train(networks, feed, plan, watch, context.batches)
-        trainable.reestimate(self._plain_batches(context.training, context.generator.initial_seed()))
+        trainable.reestimate(self.plain_batches(context))
         write_back(trainable, graph)
         losses = outcome.losses
         tenth = max(1, len(losses) // 10)
@@ -158,11 +157,13 @@ class Finetune(AbstractStep):
             raise RecipeError(f"The network takes batches of {fixed} only: set the option batch_size of '{self.name}' to {fixed}.")
         return Feed(context.training, self.batch_size, context.generator.initial_seed(), self.flip, self.shift)
 
-    def _plain_batches(self, training: Data, seed: int) -> Iterator[tuple[Tensor, ...]]:
+    def plain_batches(self, context: Context) -> Iterator[tuple[Tensor, ...]]:
         """Inputs to estimate batch norms on: whole batches. With few of them the estimates alone cost a point or two at 2 bits."""
-        samples = max(self.norm_samples, self.batch_size)
-        for batch in training.batches(self.batch_size, samples, seed):
-            if len(batch.inputs[0]) == self.batch_size:
+        training = context.training
+        assert training is not None
+        size = min(self.batch_size, training.num_samples or self.batch_size)
+        for batch in training.batches(size, max(self.norm_samples, size), context.generator.initial_seed()):
+            if len(batch.inputs[0]) == size:
                 yield batch.inputs
 
     def _plan(self, context: Context) -> Plan:

@@ -15,7 +15,6 @@ from halfstep.recipes import Recipe
 from halfstep.steps.abstract import Progress, Tell
 from halfstep.steps.finetune import Finetune
 from halfstep.steps.pipeline import Outcome, run_steps
-from halfstep.steps.training.trainable import Trainable
 from halfstep.steps.training.write_back import write_back
 from halfstep.stopwatch import Stopwatch
 from halfstep.workflow.evaluate import prepare as prepare_data
@@ -69,10 +68,10 @@ class Prepared(nn.Module):
     Scales and gains are logarithms: give `scale_parameters` to an Adam of their own. `result` makes a `Result` of it.
     """
 
-    def __init__(self, trainable: Trainable, begun: Begun) -> None:
+    def __init__(self, step: Finetune, begun: Begun) -> None:
         super().__init__()
-        self.trainable = trainable
-        self._begun = begun
+        self.trainable = step.prepared(begun.graph, begun.context)
+        self._step, self._begun = step, begun
 
     def forward(self, *inputs: Any) -> Any:
         """What the user's model returns."""
@@ -93,7 +92,7 @@ class Prepared(nn.Module):
         was_training = self.training
         device = next(self.parameters()).device
         trainable = self.trainable.to("cpu")
-        trainable.reestimate(begun.context.batches())
+        trainable.reestimate(self._step.plain_batches(begun.context))
         graph = duplicate(begun.graph)
         write_back(trainable, graph)
         self.to(device).train(was_training)
@@ -119,7 +118,7 @@ def prepare(
         begun = begin(model, data, chosen, stopwatch, seed, samples, None, progress)
         outcome = run_steps(begun.graph, chosen.until(Finetune.name).build_steps(), begun.context, stopwatch)
         begun.graph, begun.context.reference = outcome.graph, outcome.reference
-    return Prepared(_step(chosen).prepared(begun.graph, begun.context), begun)
+    return Prepared(_step(chosen), begun)
 
 
 def _begin_from(result: Result, data: Any, recipe: Recipe, seed: int, samples: int | None, progress: Progress | None) -> Begun:
