@@ -41,7 +41,7 @@ ROWS = {
     row.name: row
     for row in (
         Row("lsq_w8a8", "lsq-w8a8", "", 0.1, epochs=2),
-        Row("lsq_w4a4", "lsq-w4a4", "", 0.0),
+        Row("lsq_w4a4", "lsq-w4a4", "", 0.0, epochs=1),
         Row("lsq_w3a3", "lsq-w3a3", "", 0.7),
         Row("lsq_w2a2", "lsq-w2a2", "", 3.0),
         Row("sat_w4a4", "sat-w4a4", "", is_asked_for=False),
