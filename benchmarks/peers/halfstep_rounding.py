@@ -38,7 +38,7 @@ def recipe(setting: Setting, given: argparse.Namespace, options: dict[str, Any])
             "activations": {"type": activations, "symmetric": False},
             "first_layer": outer,
             "last_layer": outer,
-            **({"inputs": "uint8", "addends": "uint8"} if given.wide else {}),
+            **({"inputs": "uint8", "addends": "uint8", "shortcuts": "uint8"} if given.wide else {}),
         },
         "steps": [
             "fold_batch_norm",
