@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
+from harness import qat_rows
 from harness.sentence_rows import ROWS
 from harness.targets import full_cost
 from harness.titles import IMAGENET_NETWORKS, IMAGENET_SHOWN, NETWORKS, PROGRAMS_SHOWN, ROUNDINGS_SHOWN, SETTINGS_SHOWN, TOOLS
@@ -187,8 +188,9 @@ def training(results: dict[str, Any]) -> list[str]:
     rows = {name.removeprefix("resnet20/"): entry for name, entry in results["rows"].items() if name.startswith("resnet20/")}
     exact = rows["float"]["top1"]
     lines = [row(["row", "epochs", "top-1 %", "lost", "integers %", "CPU s", "images/s"]), row(["---", *["---:"] * 6])]
-    for name, entry in rows.items():
-        if "top1" in entry and name != "float":
+    for name in (*qat_rows.ROWS, *qat_rows.PEERS):
+        entry = rows.get(name, {})
+        if "top1" in entry:
             integers = f"{entry['integer']:.2f}" if "integer" in entry else ""
             figures = [f"{entry['epochs']:g}", f"{entry['top1']:.2f}", f"{exact - entry['top1']:.2f}", integers]
             lines.append(row([f"`{name}`", *figures, f"{entry['method_cpu_seconds']:.0f}", f"{entry['images_per_second']:.0f}"]))
