@@ -97,12 +97,11 @@ def float_operators(graph: GraphModule) -> tuple[FloatOperator, ...]:
 def _why_float(node: Node) -> str | None:
     """Why an operator stays in float; None where it runs on integers or only moves values."""
     role = role_of(node)
-    if role is Role.UNKNOWN:
-        return "it is unknown to halfstep; it runs between a dequantize and a quantize"
-    if role is Role.FLOAT:
-        if operator_name(node) == "embedding":
-            return "it looks up rows, which are stored as codes where a grid stands behind it"
-        return "it has no integer form here; it runs between a dequantize and a quantize"
+    if operator_name(node) == "embedding":
+        return "it looks up rows, which are stored as codes where a grid stands behind it"
+    if role in (Role.UNKNOWN, Role.FLOAT):
+        what = "is unknown to halfstep" if role is Role.UNKNOWN else "has no integer form here"
+        return f"it {what}; it runs between a dequantize and a quantize"
     if role is Role.CLIP:
         source = node.all_input_nodes[0]
         is_integer = clip_behind(source) is node or quantizer_of(source) is not None
