@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class HalfstepError(Exception):
@@ -40,6 +40,12 @@ class LoweringError(HalfstepError):
 
 class ExportError(HalfstepError):
     """A file that could not be written, or that does not compute what the simulation computes."""
+
+
+def first_few(names: Sequence[str], most: int) -> str:
+    """ "a, b and 3 more": at most ``most`` of the names, and how many there are beside them."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

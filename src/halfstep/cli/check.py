@@ -11,6 +11,7 @@ import typer
 import halfstep as hs
 from halfstep.cli import options
 from halfstep.cli.terminal import output, say, table, write_json
+from halfstep.errors import first_few
 from halfstep.runtimes import RUNTIMES, OnnxCheck, OperatorCheck
 
 EXAMPLE = "Example: halfstep check digits-int8/model.onnx --runtime onnxruntime --strict"
@@ -88,6 +89,5 @@ def reasons(found: OnnxCheck, runtime: str) -> list[str]:
             named.setdefault((verdict.reason, verdict.remedy), []).append(f"{entry.op_type} '{entry.name}'")
     lines = []
     for (reason, remedy), operators in named.items():
-        more = f" and {len(operators) - _NUM_NAMED} more" if len(operators) > _NUM_NAMED else ""
-        lines.append(f"{', '.join(operators[:_NUM_NAMED])}{more}: {reason}.{' ' * bool(remedy)}{remedy}")
+        lines.append(f"{first_few(operators, _NUM_NAMED)}: {reason}.{' ' * bool(remedy)}{remedy}")
     return lines

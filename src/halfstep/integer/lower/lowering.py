@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
-from halfstep.errors import LoweringError
+from halfstep.errors import LoweringError, first_few
 from halfstep.graph.edges import behind_quantizer, is_weight_edge, quantizer_of
 from halfstep.graph.names import operator_name
 from halfstep.graph.operators import Role, argument, role_of
@@ -234,16 +234,11 @@ def _name(node: object) -> str:
     return str(node.meta["name"]) if isinstance(node, Node) else repr(node)
 
 
-def _first_few(names: list[str]) -> str:
-    more = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
-
-
 def _explain(failures: dict[str, str]) -> str:
     names: dict[str, list[str]] = {}
     for name, reason in failures.items():
         names.setdefault(reason, []).append(f"'{name}'")
-    listed = "; ".join(f"{_first_few(found)}: {reason}" for reason, found in names.items())
+    listed = "; ".join(f"{first_few(found, _NAMED)}: {reason}" for reason, found in names.items())
     return (
         f"{len(failures)} part(s) of the network have no integer form. {listed}. Quantize every tensor between them (no 'float' in the "
         "scheme), or cut the network before them; the ONNX export keeps them in float."
