@@ -39,6 +39,7 @@ from halfstep.steps.abstract import STEPS, AbstractStep, Context
 from halfstep.steps.channel_noise import TensorNoise, WeightNoise, quietest_factors
 from halfstep.steps.float_only import refuse_quantizers
 from halfstep.steps.place_quantizers import plan_grids, plan_weight_grids
+from halfstep.steps.places import places_of
 
 _ROOM = 1.1  # how far above its largest value a channel is clipped at the earliest
 _LARGEST = 1e4  # of a factor
@@ -64,7 +65,7 @@ class BalanceChannels(AbstractStep):
         if bool(ties.is_bound.all()):
             context.notes.append("No channels were balanced: all of them are bound to inputs, outputs or operators that do not scale.")
             return graph
-        owners, grids = plan_grids(graph, context.scheme)
+        owners, grids = plan_grids(graph, context.scheme, places_of(graph))
         rounded = [node for node in ties.channels if _is_rounded(node, owners) and grids[owners[node]] is not None]
         ranges = _ranges(graph, ties, [*rounded, *_bounded_clips(ties)], _first(context, self.samples))
         slopes = output_slopes(

@@ -34,7 +34,7 @@ import dataclasses
 import fnmatch
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import final
 
@@ -75,8 +75,8 @@ class PlaceQuantizers(AbstractStep):
 
     def apply(self, graph: GraphModule, context: Context) -> GraphModule:
         """Plan on the float graph, then insert."""
-        owners, grids = plan_grids(graph, context.scheme)
         places, paths = places_of(graph), _paths(graph)
+        owners, grids = plan_grids(graph, context.scheme, places)
         context.notes.extend(_unmatched(context.scheme, places.values()))
         shared = {owner: (paths[owner], UniformQuantizer(grid)) for owner, grid in grids.items() if grid is not None}
         for node, owner in owners.items():
@@ -98,9 +98,9 @@ class PlaceQuantizers(AbstractStep):
 
 def _round_again(graph: GraphModule, edge: Node, place: Place, scheme: Scheme) -> None:
     """Give the layers that read a shortcut, behind its quantizer ``edge``, a grid of the default type."""
-    wide, narrow = (scheme.activation_grid(dataclasses.replace(place, is_shortcut=is_shortcut)) for is_shortcut in (True, False))
+    wide, narrow = quantizer_of(edge), scheme.activation_grid(dataclasses.replace(place, is_shortcut=False))
     layers = [user for user in edge.users if multiplies(user)]
-    if place.is_shortcut and layers and narrow is not None and narrow != wide:
+    if layers and wide is not None and narrow is not None and narrow != wide.grid:
         insert_quantizer(graph, edge, f"{edge.target}_of_layers", UniformQuantizer(narrow), layers)
 
 
@@ -111,9 +111,9 @@ def _unmatched(scheme: Scheme, places: Iterable[Place]) -> list[str]:
     return [f"The override '{pattern}' matches no layer. {did_you_mean(pattern, names)}" for pattern in missed]
 
 
-def plan_grids(graph: GraphModule, scheme: Scheme) -> tuple[dict[Node, Node], dict[Node, Grid | None]]:
+def plan_grids(graph: GraphModule, scheme: Scheme, places: Mapping[Node, Place]) -> tuple[dict[Node, Node], dict[Node, Grid | None]]:
     """The owners of `plan`, with concatenations joined where the target asks for it, and the grid of each owner (None: float)."""
-    owners, places = plan(graph, scheme), places_of(graph)
+    owners = plan(graph, scheme)
     grids = {owner: scheme.activation_grid(places[owner]) for owner in dict.fromkeys(owners.values())}
     if TARGETS[scheme.target].joins_concat:
         owners = join_concatenations(graph, owners, grids)
