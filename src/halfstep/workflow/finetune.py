@@ -54,8 +54,7 @@ def finetune(  # noqa: PLR0913  # one argument an option
         )  # fmt: skip
     stopwatch = Stopwatch()
     begun = _begin_from(model, data, chosen, seed, samples, progress)
-    begun.context.tell = tell or begun.context.tell
-    begun.context.validation = None if validation is None else prepare_data(validation, begun.recipe.preprocessing)
+    begun.watch(tell, validation)
     begun.teach(teacher)
     begun.keep(checkpoint, resume)
     return begun.finish(run_steps(begun.graph, [_step(chosen)], begun.context, stopwatch), stopwatch)

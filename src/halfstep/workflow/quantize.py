@@ -67,12 +67,10 @@ def quantize(  # noqa: PLR0913  # one argument an option
     """
     stopwatch = Stopwatch()
     begun = begin(model, calibration, recipe, stopwatch, seed, samples, statistics, progress)
-    context = begun.context
-    context.tell = tell or context.tell
-    context.validation = None if validation is None else prepare(validation, begun.recipe.preprocessing)
+    begun.watch(tell, validation)
     begun.teach(teacher)
     begun.keep(checkpoint, resume)
-    return begun.finish(run_steps(begun.graph, begun.recipe.build_steps(), context, stopwatch), stopwatch)
+    return begun.finish(run_steps(begun.graph, begun.recipe.build_steps(), begun.context, stopwatch), stopwatch)
 
 
 @dataclass
@@ -88,6 +86,11 @@ class Begun:
     size: int
     name: str
     samples: int | None
+
+    def watch(self, tell: Tell | None, validation: Any) -> None:
+        """Tell the news of a training, with its accuracy on ``validation`` where there is one."""
+        self.context.tell = tell or self.context.tell
+        self.context.validation = None if validation is None else prepare(validation, self.recipe.preprocessing)
 
     def teach(self, teacher: nn.Module | ExportedProgram | None) -> None:
         """Let a training learn the answers of another network."""
