@@ -5,6 +5,8 @@
     python benchmarks/rounding.py --long                   also the rows that take half an hour and more
     python benchmarks/rounding.py --redo aimet_adaround_1000,halfstep_lattice    measure these again, keep the others ("all": every one)
     python benchmarks/rounding.py --networks mobilenet_v2 --settings w4a8 --tools float,halfstep_nearest,halfstep_lattice     on ImageNet
+    python benchmarks/rounding.py --networks mobilenet_v2 --settings w4a8 --tools halfstep_lattice,aimet_adaround_10 --samples 64 --out
+        benchmarks/results/rounding_imagenet_cost.json     what AIMET's way costs at least
     python benchmarks/rounding.py --print                  the tables of what is stored, nothing measured
 
 Each row starts from the trained torch module and 1,024 training images (the same seeded choice for every tool; 512 of ImageNet).

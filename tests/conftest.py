@@ -16,7 +16,7 @@ from jaxtyping import install_import_hook
 install_import_hook(["halfstep.ranges", "halfstep.rounding"], "beartype.beartype")
 
 PROJECT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(PROJECT / "tests"))  # zoo.py, which many tests import
+sys.path.insert(0, str(PROJECT / "tests"))  # the zoo, which many tests import
 
 
 @pytest.fixture(autouse=True, scope="session")

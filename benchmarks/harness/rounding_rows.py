@@ -84,6 +84,7 @@ ROWS = {
         _aimet("seq_mse", "seq_mse", "sequential MSE, 20 candidates"),
         _aimet("adaround_1000", "adaround --iterations 1000", "AdaRound, 1,000 iterations"),
         _aimet("adaround", "adaround --iterations 10000", "AdaRound, 10,000 iterations", is_long=True),
+        _aimet("adaround_10", "adaround --iterations 10", "AdaRound, 10 iterations: for its cost on large networks", is_long=True),
         _brevitas("nearest", "nearest", "least-squares scales, graph equalization, bias correction"),
         _brevitas("gptq", "gptq", "the same with GPTQ"),
         _brevitas("gpfq", "gpfq", "the same with GPFQ"),

@@ -27,7 +27,7 @@ def assert_equal(first: GraphModule, second: GraphModule, inputs: tuple[torch.Te
 
 @pytest.mark.parametrize("name", zoo.NAMES)
 def test_float_graphs(name: str) -> None:
-    graph = zoo._captured(name)
+    graph = zoo.once_captured(name)
     copy = round_trip(graph)
     check(copy)
     assert json.dumps(to_json(copy)) == json.dumps(to_json(graph))
@@ -45,13 +45,13 @@ def test_quantized_graphs(name: str) -> None:
 
 
 def test_the_outputs_keep_their_structure() -> None:
-    outputs = run(round_trip(zoo._captured("dict_output")), zoo.ZOO["dict_output"].inputs())
+    outputs = run(round_trip(zoo.once_captured("dict_output")), zoo.ZOO["dict_output"].inputs())
     assert list(outputs) == ["scores", "features"]
-    assert isinstance(run(round_trip(zoo._captured("tuple_output")), zoo.ZOO["tuple_output"].inputs()), tuple)
+    assert isinstance(run(round_trip(zoo.once_captured("tuple_output")), zoo.ZOO["tuple_output"].inputs()), tuple)
 
 
 def test_a_duplicate_shares_nothing() -> None:
-    graph = zoo._captured("residual")
+    graph = zoo.once_captured("residual")
     copy = duplicate(graph)
     assert not {t.data_ptr() for t in graph.state_dict().values()} & {t.data_ptr() for t in copy.state_dict().values() if t.numel()}
     with torch.no_grad():
@@ -73,7 +73,7 @@ def test_a_duplicate_shares_nothing() -> None:
     ],
 )
 def test_operators_it_does_not_know_are_refused(name: str) -> None:
-    graph = zoo._captured("residual")
+    graph = zoo.once_captured("residual")
     saved = json.loads(json.dumps(to_json(graph)))
     next(entry for entry in saved["nodes"] if entry["op"] == "call_function")["target"] = name
     with pytest.raises(GraphError, match="operator"):
@@ -81,20 +81,20 @@ def test_operators_it_does_not_know_are_refused(name: str) -> None:
 
 
 def test_another_format_is_refused() -> None:
-    graph = zoo._captured("residual")
+    graph = zoo.once_captured("residual")
     with pytest.raises(GraphError, match=r"format 99; this version .* reads format 1"):
         from_json({**to_json(graph), "format": 99}, dict(graph.state_dict()))
 
 
 def test_missing_weights_are_named() -> None:
-    graph = zoo._captured("residual")
+    graph = zoo.once_captured("residual")
     state = {key: value for key, value in graph.state_dict().items() if key != "conv2.weight"}
     with pytest.raises(GraphError, match=r"'conv2.weight' are missing"):
         from_json(to_json(graph), state)
 
 
 def test_an_argument_of_unknown_kind_is_refused() -> None:
-    graph = zoo._captured("residual")
+    graph = zoo.once_captured("residual")
     saved: dict[str, Any] = json.loads(json.dumps(to_json(graph)))
     next(entry for entry in saved["nodes"] if entry["op"] == "call_function")["args"][-1] = {"pickle": "x"}
     with pytest.raises(GraphError, match="unknown kind 'pickle'"):

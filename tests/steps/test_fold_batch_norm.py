@@ -66,7 +66,7 @@ LAYERS = {
 @pytest.mark.parametrize("kind", LAYERS)
 def test_every_kind_of_layer(kind: str) -> None:
     layer, norm, shape = LAYERS[kind]
-    zoo._unsettle(norm)
+    zoo.unsettle(norm)
     if kind == "small variance":
         norm.running_var.fill_(1e-6)
     model, x = nn.Sequential(layer, norm).eval(), torch.randn(3, *shape)
@@ -100,7 +100,7 @@ def test_the_statistics_of_a_plain_batch_norm() -> None:
 
 def test_negative_and_zero_factors() -> None:
     model, x = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), torch.randn(2, 3, 5, 5)
-    zoo._unsettle(model[1])
+    zoo.unsettle(model[1])
     with torch.no_grad():
         model[1].weight.copy_(torch.tensor([-1.0, 0.0, 2.0, 0.5]))
         graph, _ = fold(capture(model.eval(), (x,)))
@@ -111,7 +111,7 @@ def left(model: nn.Module, x: Tensor, reason: str) -> GraphModule:
     """Fold ``model``, of whose batch norms one cannot be folded for this reason; it must still compute the same."""
     for norm in model.modules():
         if isinstance(norm, nn.BatchNorm2d):
-            zoo._unsettle(norm)
+            zoo.unsettle(norm)
     model.eval()
     graph, notes = fold(capture(model, (x,)))
     assert any(reason in note and "stays in float" in note for note in notes), notes
