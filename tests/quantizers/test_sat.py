@@ -21,7 +21,7 @@ def on(quantizer: SatQuantizer | DorefaQuantizer) -> SatQuantizer | DorefaQuanti
     return quantizer.double()
 
 
-@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("bits", [2, 3, 4])
 def test_dorefa_levels_are_the_papers(bits: int, generator: torch.Generator) -> None:
     """2 q_k(tanh(w) / (2 max|tanh(w)|) + 1/2) - 1 with q_k(u) = round((2^k - 1) u) / (2^k - 1): equation 9 of Zhou et al."""
     w, levels = weight(generator), 2**bits - 1
@@ -41,6 +41,15 @@ def test_centred_levels_are_the_authors(bits: int, generator: torch.Generator) -
     expected = 2 * ((2**bits * u).floor().clamp(max=2**bits - 1) + 0.5) / 2**bits - 1
     quantizer = on(SatQuantizer(Grid(bits, True), is_weight=True, levels="centred", rescale="none"))
     torch.testing.assert_close(quantizer(w), expected, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("levels", ["dorefa", "centred", "binary"])
+def test_levels_of_8_bits_are_symmetric(levels: Levels, generator: torch.Generator) -> None:
+    """Or the first and the last layer of a recipe would not fit into bytes."""
+    w, grid = weight(generator), Grid(8, True)
+    symmetric, other = (on(SatQuantizer(grid, is_weight=True, levels=kind)) for kind in ("symmetric", levels))
+    assert torch.equal(other(w), symmetric(w))
+    assert with_integer_zero_point(other.quantize(w)).grid.bits == 8
 
 
 def test_symmetric_levels_hold_0(generator: torch.Generator) -> None:

@@ -5,15 +5,18 @@
 levels      of b bits                                         holds 0   grid of integers
 symmetric   k / h,             k = -h .. h,  h = 2^(b-1) - 1    yes       b bits
 dorefa      2 k / R - 1,       k = 0 .. R,   R = 2^b - 1        no        b + 1 bits: -R, -R + 2 .. R
+            of fewer than 8 bits; else symmetric
 centred     (2 k + 1) / 2^b - 1,  k = 0 .. R                    no        b + 1 bits, the same
+            of fewer than 8 bits; else symmetric
 binary      -1, 1                    of 2 bits; else symmetric  no        2 bits: -1, 1
 
 max: of the tensor or of each channel, a constant as far as gradients are concerned; the gradient passes straight through the rounding.
 Zhou et al. 2016, "DoReFa-Net", equation 9, and Jin et al. 2020, "Towards efficient training for neural network quantization", equation 12.
-``binary`` is what ``dorefa`` would be at 1 bit, which no grid has: the wider grids of a recipe's first and last layer stay symmetric.
-Deviations: max is not differentiated (as in the code of N2D2); ``symmetric`` is not in the papers, but the only one whose codes are
-integers of b bits, since between an even number of levels that mirror each other there is no 0. For the others the zero point of the b-bit
-codes is half-way between two of them; `halfstep.quantizers.freeze` doubles the codes.
+``binary`` is what ``dorefa`` would be at 1 bit, which no grid has. The wider grids of a recipe's first and last layer stay symmetric:
+among 256 levels the 0 is no loss, and codes of 9 bits would not fit into a byte. Deviations: max is not differentiated (as in the code of
+N2D2); ``symmetric`` is not in the papers, but the only one whose codes are integers of b bits, since between an even number of levels that
+mirror each other there is no 0. At 2 bits it has three levels, and every weight below half of the largest becomes 0. For the
+others the zero point of the b-bit codes is half-way between two of them; `halfstep.quantizers.freeze` doubles the codes.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from halfstep.grid import Grid, Quantized
 from halfstep.quantizers.learned import rows
 
 Levels = Literal["symmetric", "dorefa", "centred", "binary"]
+_WIDE = 8  # bits from which on levels are symmetric
 
 
 def clamped(w: Tensor, grid: Grid) -> Tensor:
@@ -41,7 +45,7 @@ def on_levels(t: Tensor, levels: Levels, grid: Grid) -> Quantized:
     shape = grid.scale_shape(t.shape)
     if levels == "binary" and grid.bits == 2:
         codes, scale, zero_point = signs(t, t.new_ones(())), 1.0, 0.0
-    elif levels in ("symmetric", "binary"):
+    elif levels in ("symmetric", "binary") or grid.bits >= _WIDE:
         highest = float(grid.maximum)
         codes, scale, zero_point = nearest(t * highest, -highest, highest), 1 / highest, 0.0
     else:

@@ -34,8 +34,8 @@ class SatTable(AbstractTrainedTable):
     )
     how: ClassVar[str] = (
         "The recipes sat-w8a8 to sat-w2a2: training starts from the float weights on calibrated grids and learns from the float network's "
-        "answers; one scale a channel, levels that hold 0 but for 1/8, whose -1 and 1 are stored in 2 bits. CPU seconds of a row that was "
-        "interrupted are those since it went on."
+        "answers; one scale a channel, levels that hold 0 but for 2-bit weights, whose four are stored in 3 bits, and 1-bit ones, whose -1 "
+        "and 1 are stored in 2. CPU seconds of a row that was interrupted are those since it went on."
     )
     networks: ClassVar[tuple[str, ...]] = ("mobilenet_v1_1.0", "mobilenet_v1_0.75")
     recipes: ClassVar[Mapping[str, str]] = {f"{weights}/{activations}": f"sat-w{weights}a{activations}" for weights, activations in _BITS}
