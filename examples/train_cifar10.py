@@ -6,7 +6,8 @@ python examples/train_cifar10.py --width 1.0 --resume                # goes on a
 The 40,000 images of train.npz are mirrored and moved; validation.npz is looked at after every epoch, and nothing is chosen by it. Both lie
 in the folder cifar10 of HALFSTEP_DATA or ../shared/data. At width 1.0 an epoch takes 2.7 minutes of one core, at width 0.25 half a minute.
 `halfstep reproduce sat-table --out DIR` takes weights from DIR/networks, and from examples/networks, where width 0.25 is (`--width 0.25
---epochs 10 --learning-rate 0.1`: 73.90 % on validation.npz).
+--epochs 10 --learning-rate 0.1`: 73.90 % on validation.npz). With the defaults, 12 epochs, width 1.0 has 86.60 % and width 0.75 84.92 %;
+their 13 and 7 MB are not kept.
 """
 
 from __future__ import annotations
