@@ -90,7 +90,12 @@ class Benchmark(Store):
             if done.return_code or not path.is_file():
                 self.results["rows"][key] = {"missing": f"failed: {done.log_tail.splitlines()[-1:]}; see {log}"}
                 return
-        operators = executed_operators(path)
+        try:
+            operators = executed_operators(path)
+        except Exception as error:  # ONNX Runtime's errors have no class of their own
+            path.unlink()
+            self.results["rows"][key] = {"missing": f"ONNX Runtime does not load its file: {str(error).splitlines()[0]}"}
+            return
         self.results["rows"][key] = {"note": tool.note, "bytes": path.stat().st_size, "operators": operators}
         self.save()
 

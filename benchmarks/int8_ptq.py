@@ -103,7 +103,8 @@ class Benchmark(Store):
         arguments = ["--network", network, "--model", str(model), "--out", str(report), *limited]
         done = self.run(self.pythons[OWN], ["-m", "harness.evaluation", *arguments], log)
         if done.return_code != 0:
-            return {"missing": f"its file does not run: {done.log_tail.splitlines()[-1:]}; see {log}"}
+            reason = done.log_tail.splitlines()[-1:]
+            return {"missing": f"its file does not run: {reason}; see {log}".replace(f"{model.parent}/", "")}
         return {"evaluation": json.loads(report.read_text())}
 
     def latency(self, network: str, tools: list[str]) -> None:

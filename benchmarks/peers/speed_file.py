@@ -42,7 +42,7 @@ def halfstep(given: argparse.Namespace) -> None:
     else:
         samples = list(feeds(given.source))
         inputs = tuple(torch.cat([torch.from_numpy(feed[name]) for feed in samples]) for name in samples[0])
-        result = hs.quantize(hs.load_onnx(given.source), [inputs], recipe)
+        result = hs.quantize(hs.load_onnx(given.source), [(inputs, None)], recipe)
     hs.export.onnx(result, given.out)
 
 
