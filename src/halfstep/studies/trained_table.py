@@ -35,7 +35,7 @@ class AbstractTrainedTable(AbstractStudy):
 
     def spent(self, settings: Settings) -> str:
         """How long each row trains."""
-        return f"{settings.num_epochs:g} epochs of training for each row"
+        return f"{settings.num_epochs:g} epoch{'s' if settings.num_epochs > 1 else ''} of training for each row"
 
     def run(self, laboratory: Laboratory) -> Outcome:
         """Every row, each kept as soon as it is finished."""
