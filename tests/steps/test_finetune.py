@@ -139,8 +139,11 @@ def test_zeros_of_a_pruned_network_stay() -> None:
     assert len(pruned) > 2
     assert all(not found[name][mask].any() and found[name][~mask].any() for name, mask in pruned.items())
     assert any(bool(free[name][mask].any()) for name, mask in pruned.items())
+    coarse = hs.Recipe.parse({**fine, "scheme": {**fine["scheme"], "weights": {"type": "int4"}}})
     with pytest.raises(RecipeError, match="'dorefa' has no level at 0"):
-        hs.finetune(model, digits("calibration"), recipe.with_step("finetune", {"weights": {"dorefa": {"levels": "dorefa"}}}))
+        hs.finetune(
+            model, digits("calibration"), coarse.with_step("finetune", {"keep_zeros": True, "weights": {"dorefa": {"levels": "dorefa"}}})
+        )
 
 
 def test_data_without_labels_are_trained_on_by_the_float_networks_answers() -> None:
