@@ -93,8 +93,8 @@ class Benchmark(Store):
         try:
             operators = executed_operators(path)
         except Exception as error:  # ONNX Runtime's errors have no class of their own
-            path.unlink()
-            self.results["rows"][key] = {"missing": f"ONNX Runtime does not load its file: {str(error).splitlines()[0]}"}
+            reason = str(error).splitlines()[0].replace(f"{path.parent}/", "")
+            self.results["rows"][key] = {"missing": f"ONNX Runtime does not load its file: {reason}"}
             return
         self.results["rows"][key] = {"note": tool.note, "bytes": path.stat().st_size, "operators": operators}
         self.save()
@@ -103,7 +103,8 @@ class Benchmark(Store):
         """All files of ``network`` in turn."""
         if runtime in self.results["times"].get(network, {}) or not self.pythons[RUNTIMES[runtime]].is_file():
             return
-        models = [f"{name}={self.path(network, name)}" for name in TOOLS if self.path(network, name).is_file()]
+        loaded = [name for name in TOOLS if "operators" in self.results["rows"].get(f"{network}/{name}", {})]
+        models = [f"{name}={self.path(network, name)}" for name in loaded]
         runs = [self._timed(f"{network}.{runtime}", models, runtime, seed) for seed in range(self.settings.processes)]
         middle = {name: {figure: median(run[name][figure] for run in runs) for figure in runs[0][name]} for name in runs[0]}
         self.results["times"].setdefault(network, {})[runtime] = middle
