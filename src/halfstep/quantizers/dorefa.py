@@ -7,8 +7,8 @@ p: highest code. a: clipping point, 1 in the paper. Nothing but the weights is l
 convolutional neural networks with low bitwidth gradients", equations 5 and 9; the levels are in `clamped_weight.py`. Gradients are not
 quantized here.
 
-Deviations: the default levels hold 0 (``levels: dorefa`` are the paper's); activations keep the range that calibration found, since those
-of a network trained without a bound do not fit below 1, unless the step starts quantizers as the paper does.
+Deviations: the default levels hold 0 (``levels: dorefa`` are the paper's below 8 bits); activations keep the range that calibration found,
+since those of a network trained without a bound do not fit below 1, unless the step starts quantizers as the paper does.
 """
 
 from __future__ import annotations
