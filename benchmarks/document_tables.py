@@ -183,6 +183,18 @@ def sentences(results: dict[str, Any]) -> list[str]:
     return lines
 
 
+def saturation(results: dict[str, Any]) -> list[str]:
+    """Files with 8- and 7-bit weights in both kinds of session: top-1, answers as float, milliseconds."""
+    networks = results["networks"]
+    titles = [NETWORKS.get(name) or IMAGENET_NETWORKS[name] for name in networks]
+    lines = [row(["weights, session", *(f"{title}: top-1 | as float | ms" for title in titles)])]
+    lines.append(row(["---", *["---:"] * (3 * len(titles))]))
+    for name in next(iter(networks.values()))["rows"]:
+        found = [entry["rows"][name] for entry in networks.values()]
+        lines.append(row([name, *(f"{one['top1']:.2f} | {one['agreement']:.1f} | {one['milliseconds']:.2f}" for one in found)]))
+    return lines
+
+
 def training(results: dict[str, Any]) -> list[str]:
     """Every row of ResNet-20 that was trained."""
     rows = {name.removeprefix("resnet20/"): entry for name, entry in results["rows"].items() if name.startswith("resnet20/")}
@@ -244,6 +256,9 @@ def main() -> None:
         blocks = [["Top-1 of the integer program in %:", "", *integer_programs(programs)], ["Speed:", "", *speed(c)]]
         write(ROOT / "docs" / "integer_program.md", blocks)
         write(ROOT / "docs" / "normalization.md", [thresholds(programs)])
+    saturated = stored("saturation")
+    if saturated is not None:
+        write(ROOT / "docs" / "deployment.md", [saturation(saturated)])
     trained = stored("qat")
     if trained is not None:
         write(ROOT / "docs" / "qat.md", [training(trained)])

@@ -18,15 +18,13 @@ if TYPE_CHECKING:
 BATCH_SIZE = 50
 
 
-def predictions(model: Path, inputs: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
-    """The class that ``model`` gives to each of ``inputs`` (float32 [N,3,H,W]); one thread."""
+def predictions(model: Path, inputs: "np.ndarray[Any, Any]", is_exact: bool = True) -> "np.ndarray[Any, Any]":
+    """The class that ``model`` gives to each of ``inputs`` (float32 [N,3,H,W]); one thread. is_exact: as `harness.latency`."""
     import numpy as np
-    import onnxruntime as ort
 
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    from harness.latency import open_session
+
+    session = open_session(model, is_exact)
     source = session.get_inputs()[0]
     step = source.shape[0] if isinstance(source.shape[0], int) else BATCH_SIZE
     chunks = [session.run(None, {source.name: inputs[i : i + step]})[0] for i in range(0, len(inputs), step)]

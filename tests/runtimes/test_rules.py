@@ -36,7 +36,8 @@ LAYERS = [name for name in PATTERNS if name.startswith(("conv", "gemm", "matmul"
 
 def judged(name: str, folder: Path) -> tuple[onnx.ModelProto, Operator]:
     onnx.save(PATTERNS[name](), folder / "pattern.onnx")
-    proto, operators = read_graph(folder / "pattern.onnx")
+    proto, graph = read_graph(folder / "pattern.onnx")
+    operators = graph.operators()
     return proto, next(operator for operator in operators if operator.name == "judged")
 
 

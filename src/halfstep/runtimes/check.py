@@ -15,6 +15,7 @@ from halfstep.runtimes.execution import has_openvino, in_onnxruntime, in_openvin
 from halfstep.runtimes.graph import read_graph
 from halfstep.runtimes.operator import Operator
 from halfstep.runtimes.rule import Verdict, judge
+from halfstep.runtimes.saturation import saturation_notes
 
 RULES = {"onnxruntime": onnxruntime_rules.RULES, "openvino": openvino_rules.RULES, "tensorrt": tensorrt_rules.RULES}
 RUNTIMES = tuple(RULES)
@@ -35,7 +36,9 @@ class OperatorCheck:
 @final
 @dataclass(frozen=True)
 class OnnxCheck:
-    """What each runtime makes of a file. notes: runtimes that could not be asked, or that answered otherwise than their rules."""
+    """What each runtime makes of a file. notes: layers that saturate on some processors, runtimes that
+    could not be asked, or that answered otherwise than their rules.
+    """
 
     path: str
     runtimes: tuple[str, ...]
@@ -66,8 +69,8 @@ def check_onnx(path: str | Path, runtimes: tuple[str, ...] = RUNTIMES) -> OnnxCh
     for name in runtimes:
         if name not in RULES:
             raise ModelError(f"Unknown runtime '{name}'. {did_you_mean(name, RULES)}")
-    proto, operators = read_graph(Path(path))
-    notes: list[str] = []
+    proto, graph = read_graph(Path(path))
+    operators, notes = graph.operators(), saturation_notes(graph) if "onnxruntime" in runtimes else []
     verdicts = {name: _judged(name, proto, Path(path).parent, operators, notes) for name in runtimes}
     checks = tuple(
         OperatorCheck(operator.name, operator.op_type, operator.is_heavy, {name: verdicts[name][place] for name in runtimes})

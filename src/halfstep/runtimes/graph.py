@@ -20,10 +20,10 @@ _SMALL = 1 << 20  # elements of a scale or zero point that are read
 _CLIPS = ("Relu", "Clip")
 
 
-def read_graph(path: Path) -> tuple[ModelProto, list[Operator]]:
-    """The file, and its operators in order without Q, DQ and what only constants enter; raises `ModelError`."""
+def read_graph(path: Path) -> tuple[ModelProto, Graph]:
+    """The file and its connections; raises `ModelError`."""
     proto = read_proto(path)
-    return proto, Graph(proto, path.parent).operators()
+    return proto, Graph(proto, path.parent)
 
 
 @final

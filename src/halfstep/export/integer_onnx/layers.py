@@ -7,7 +7,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from halfstep.export.integer_onnx.arithmetic import finish, requantize
-from halfstep.export.integer_onnx.products import as_unsigned, split_codes, split_weight, sum_of_products
+from halfstep.export.integer_onnx.products import split_codes, split_weight, sum_of_products
 from halfstep.export.integer_onnx.writer import INT32, Writer
 from halfstep.integer.operators import AveragePool, Conv, ConvTranspose, Linear, Matmul
 
@@ -18,7 +18,8 @@ def write_conv(writer: Writer, operator: Conv) -> ir.Value:
     weight = operator.weight.numpy()
     bias = operator.bias.numpy() + value.zero_point * weight.reshape(len(weight), -1).sum(1)
     sums = sum_of_products(
-        writer, "ConvInteger", split_codes(writer, writer.values[value.name], value, value.zero_point), split_weight(writer, weight),
+        writer, "ConvInteger",
+        split_codes(writer, writer.values[value.name], value, value.zero_point, is_unsigned=True), split_weight(writer, weight),
         strides=operator.stride, pads=_ends(operator.padding), dilations=operator.dilation, group=operator.groups,
     )  # fmt: skip
     return finish(writer, operator, _plus_bias(writer, sums, bias, len(operator.stride)))
@@ -31,7 +32,7 @@ def write_conv_transpose(writer: Writer, operator: ConvTranspose) -> ir.Value:
     grouped = operator.weight.unflatten(0, (operator.groups, -1)).transpose(1, 2).flatten(0, 1)  # [C_out, C_in / groups, *kernel]
     turned = grouped.flip(list(range(2, grouped.ndim))).numpy()
     sums = sum_of_products(
-        writer, "ConvInteger", split_codes(writer, spread, value, value.zero_point), split_weight(writer, turned),
+        writer, "ConvInteger", split_codes(writer, spread, value, value.zero_point, is_unsigned=True), split_weight(writer, turned),
         dilations=operator.dilation, group=operator.groups,
     )  # fmt: skip
     return finish(writer, operator, _plus_bias(writer, sums, operator.bias.numpy(), len(operator.stride)))
@@ -64,9 +65,7 @@ def write_matmul(writer: Writer, operator: Matmul) -> ir.Value:
     one, other = (writer.program.values[name] for name in operator.inputs)
     num_axes = len(writer.program.values[operator.output].shape)
     left = split_codes(writer, writer.aligned(one.name, num_axes), one, one.zero_point)
-    right = split_codes(writer, writer.aligned(other.name, num_axes), other, other.zero_point)
-    highest = other.zero_point >> 8 * (len(right) - 1)
-    right = [*right[:-1], as_unsigned(writer, right[-1], highest)]
+    right = split_codes(writer, writer.aligned(other.name, num_axes), other, other.zero_point, is_unsigned=True)
     return finish(writer, operator, sum_of_products(writer, "MatMulInteger", left, right))
 
 
@@ -75,7 +74,7 @@ def write_average_pool(writer: Writer, operator: AveragePool) -> ir.Value:
     value = writer.program.values[operator.inputs[0]]
     channels = value.shape[0]
     sums = sum_of_products(
-        writer, "ConvInteger", split_codes(writer, writer.values[value.name], value, value.zero_point),
+        writer, "ConvInteger", split_codes(writer, writer.values[value.name], value, value.zero_point, is_unsigned=True),
         split_weight(writer, np.ones((channels, 1, *operator.kernel), np.int64)),
         strides=operator.stride, pads=_ends(operator.padding), group=channels,
     )  # fmt: skip

@@ -4,8 +4,9 @@ Wider codes are sums of bytes, and so are their products:
 
     q = q0 + 256 q1 + 65536 q2 ...,        sum q w = sum_ij 256^(i + j) sum q_i w_j        modulo 2^32
 
-All bytes but the highest are unsigned; so is every second operand, weights with the zero point 128: x86 processors without VNNI add two
-products of uint8 and int8 in 16 bits, which saturates (ONNX Runtime issues 6004 and 16105); products of two uint8 they add in 32.
+All bytes but the highest are unsigned; so are weights, with the zero point 128, the second operand of a matrix product and what a
+convolution reads, which is the second operand of its kernel: x86 processors without VNNI add two products of uint8 and int8 in 16 bits,
+which saturates (ONNX Runtime issues 6004 and 16105); products of two uint8 they add in 32.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ class Byte:
     factor: int
 
 
-def split_codes(writer: Writer, codes: ir.Value, value: Value, zero_point: int) -> list[Byte]:
-    """``codes - zero_point`` for codes on the grid of ``value`` as bytes, the lowest first."""
+def split_codes(writer: Writer, codes: ir.Value, value: Value, zero_point: int, is_unsigned: bool = False) -> list[Byte]:
+    """``codes - zero_point`` for codes on the grid of ``value`` as bytes, the lowest first. is_unsigned: the highest byte, too."""
     found, factor, bits = [], 1, value.grid.bits
     highest = INT8 if value.grid.signed else UINT8
     while bits > 8:
@@ -40,15 +41,10 @@ def split_codes(writer: Writer, codes: ir.Value, value: Value, zero_point: int) 
         rest = writer.emit("Sub", [codes, writer.cast(low, INT32)], INT32)
         codes = writer.emit("Div", [rest, writer.number(256, INT32)], INT32)
         factor, bits, zero_point = factor * 256, bits - 8, zero_point >> 8
+    if is_unsigned and highest == INT8:
+        codes = writer.emit("Add", [writer.cast(codes, INT32), writer.number(128, INT32)], INT32)
+        highest, zero_point = UINT8, zero_point + 128
     return [*found, Byte(writer.cast(codes, highest), writer.number(zero_point, highest), factor)]
-
-
-def as_unsigned(writer: Writer, byte: Byte, zero_point: int) -> Byte:
-    """The same in uint8. zero_point: of the int8."""
-    if byte.codes.dtype == UINT8:
-        return byte
-    lifted = writer.emit("Add", [writer.cast(byte.codes, INT32), writer.number(128, INT32)], INT32)
-    return Byte(writer.cast(lifted, UINT8), writer.number(zero_point + 128, UINT8), byte.factor)
 
 
 def split_weight(writer: Writer, weight: NDArray[np.int64]) -> list[Byte]:
