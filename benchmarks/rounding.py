@@ -5,8 +5,8 @@
     python benchmarks/rounding.py --long                   also the rows that take half an hour and more
     python benchmarks/rounding.py --redo aimet_adaround_1000,halfstep_lattice    measure these again, keep the others ("all": every one)
     python benchmarks/rounding.py --networks mobilenet_v2 --settings w4a8 --tools float,halfstep_nearest,halfstep_lattice     on ImageNet
-    python benchmarks/rounding.py --networks mobilenet_v2 --settings w4a8 --tools halfstep_lattice,aimet_adaround_10 --samples 64 --out
-        benchmarks/results/rounding_imagenet_cost.json     what AIMET's way costs at least
+    python benchmarks/rounding.py --networks mobilenet_v2 --settings w4a8 --tools halfstep_lattice,aimet_sqnr,aimet_adaround_10
+        --samples 512 --limit 5400 --out benchmarks/results/rounding_imagenet_cost.json     what AIMET's way costs at least
     python benchmarks/rounding.py --print                  the tables of what is stored, nothing measured
 
 Each row starts from the trained torch module and 1,024 training images (the same seeded choice for every tool; 512 of ImageNet).
@@ -34,7 +34,7 @@ from harness.settings import SETTINGS
 from harness.store import HERE, Store, agreement, chosen_names, interpreters
 from harness.tools import AIMET, BREVITAS, MCT
 
-LIMIT_SECONDS = 6 * 3600.0
+LIMIT_SECONDS = 6 * 3600.0  # of a row
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class Settings:
 class Benchmark(Store):
     """One run over rows of (network, setting, tool)."""
 
-    def __init__(self, settings: Settings, pythons: dict[str, Path], out: Path, console: Console) -> None:
-        super().__init__(out, asdict(settings), ("rows",), pythons, LIMIT_SECONDS)
+    def __init__(self, settings: Settings, pythons: dict[str, Path], out: Path, console: Console, limit: float) -> None:
+        super().__init__(out, asdict(settings), ("rows",), pythons, limit)
         self.settings, self.console = settings, console
 
     def forget(self, names: list[str], networks: list[str], settings: list[str]) -> None:
@@ -93,6 +93,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--long", action="store_true", help="also the rows that take half an hour and more")
     parser.add_argument("--print", action="store_true", help="measure nothing")
     parser.add_argument("--samples", type=int, default=1024)
+    parser.add_argument("--limit", type=float, default=LIMIT_SECONDS, help="seconds after which a row is stopped")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--venv", action="append", default=[], metavar="NAME=DIR", help=f"a peer's environment, e.g. {AIMET}=.venv-aimet")
     parser.add_argument("--quick", action="store_true", help="ResNet-20, two settings, three rows, 1,000 validation images")
@@ -117,7 +118,7 @@ def main() -> None:
     out = given.out or HERE / "results" / f"rounding{'_quick' if given.quick else ''}.json"
     console = Console(width=None if sys.stdout.isatty() else 220)
     chosen = Settings(given.samples, given.seed, 1000 if given.quick else None)
-    benchmark = Benchmark(chosen, interpreters(given.venv, (AIMET, BREVITAS, MCT)), out.resolve(), console)
+    benchmark = Benchmark(chosen, interpreters(given.venv, (AIMET, BREVITAS, MCT)), out.resolve(), console, given.limit)
     if not given.print:
         if os.getloadavg()[0] > 1:
             console.log(f"[bold]The machine is busy (load {os.getloadavg()[0]:.1f}): times will be too high.[/bold]")

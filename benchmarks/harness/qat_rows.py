@@ -12,6 +12,7 @@ FLOAT = "float"
 MOST_EPOCHS = 10.0
 COMPARED = ("lsq", "lsq_plus", "sat", "pact", "dorefa", "qil", "lq_nets")
 COMPARED_START = {"start_weights": "float", "batch_norm": "live", "learning_rate": 0.01, "scale_learning_rate": 0.005}
+FOUR_LEVELS = {"sat": {"levels": "centred"}, "dorefa": {"levels": "centred"}}  # at 2 bits, where `symmetric` has three
 EQUAL = 0.1  # points between the simulation and the integer program
 
 
@@ -32,7 +33,8 @@ class Row:
 
 def _compared_method(method: str, bits: int) -> Row:
     """A method on the grids of LSQ's recipe, from the float weights, for one epoch: what is left is the difference of the quantizers."""
-    options = json.dumps({"weights": method, "activations": method} | COMPARED_START)
+    weights = {method: FOUR_LEVELS[method]} if bits == 2 and method in FOUR_LEVELS else method
+    options = json.dumps({"weights": weights, "activations": method} | COMPARED_START)
     note = f"{method} on LSQ's grids, one epoch"
     return Row(f"{method}_w{bits}a{bits}_short", f"lsq-w{bits}a{bits}", note, epochs=1, options=options, is_asked_for=False)
 

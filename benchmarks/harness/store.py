@@ -33,7 +33,7 @@ class Store:
     """The results of one benchmark in the JSON file ``out``, begun anew where ``settings`` differ from the stored ones."""
 
     def __init__(self, out: Path, settings: dict[str, Any], sections: tuple[str, ...], pythons: dict[str, Path], limit: float) -> None:
-        self.out, self.pythons, self.limit = out, pythons, limit
+        self.out, self.sections, self.pythons, self.limit = out, sections, pythons, limit
         self.work = out.parent / "work" / out.stem
         self.work.mkdir(parents=True, exist_ok=True)
         fresh: dict[str, Any] = {"settings": settings} | {section: {} for section in sections}
@@ -44,9 +44,13 @@ class Store:
         self.out.write_text(json.dumps(self.results, indent=1) + "\n")
 
     def describe(self) -> None:
-        """Store machine, commit and versions; they describe the newest rows."""
+        """Store machine, commit and versions; they describe the newest rows. Rows of another machine keep its facts as their own."""
         found = {name: versions(python) for name, python in self.pythons.items() if python.is_file()}
-        self.results |= {"machine": machine_facts(), "commit": commit(ROOT), "versions": found}
+        now, before = machine_facts(), self.results.get("machine")
+        if before is not None and any(before.get(key) != now[key] for key in ("cpu", "cores", "integer_instructions")):
+            for row in (row for section in self.sections for row in self.results[section].values() if isinstance(row, dict)):
+                row.setdefault("machine", before)
+        self.results |= {"machine": now, "commit": commit(ROOT), "versions": found}
 
     def run(self, python: Path, arguments: list[str], log: str) -> Measured:
         return run_measured([str(python), *arguments], self.work / log, {"PYTHONPATH": f"{HERE}:{ROOT / 'src'}"}, self.limit)

@@ -37,26 +37,27 @@ def gather_moments(
     wanted = max(num_positions, math.ceil(PATCHES_PER_ENTRY * operator.rows(weight).shape[2] / walk.num_samples))
     sums, half = _Sums(), _Sums()
     for parts in _groups(walk, layer.input):
-        patches = []
+        patches: list[tuple[Tensor, Tensor]] = []
+        begin, num_samples = -1, 0
         for index, pair in parts:
             drawn = torch.Generator().manual_seed((seed + index) % 2**63)
             positions = _positions(operator.num_positions(pair.float, weight), pair.float, wanted, drawn)
             patches.append(_patches(operator, pair, weight, positions))
+            begin, num_samples = index if begin < 0 else begin, num_samples + len(pair.float)
         quantized, exact = _joined(patches)
-        num_samples = sum(len(pair.float) for _, pair in parts)
         sums.add(quantized, exact)
-        half.add(*(_every_second(part, num_samples, parts[0][0] % 2) for part in (quantized, exact)))
+        half.add(*(_every_second(part, num_samples, begin % 2) for part in (quantized, exact)))
         if not sums.is_finite:
             raise CalibrationError(f"The input of '{layer.name}' is NaN or infinite on the calibration data: the network is broken there.")
     whole, first = sums.moments(), half.moments()
     return dataclasses.replace(whole, half=first) if first.num_patches < whole.num_patches else whole
 
 
-def _groups(walk: Walk, node: Node) -> Iterator[list[tuple[int, Pair]]]:
-    """The values of ``node`` with the indices of their parts, group by group."""
+def _groups(walk: Walk, node: Node) -> Iterator[Iterator[tuple[int, Pair]]]:
+    """The values of ``node`` with the indices of their parts, group by group; never more than one part of them is opened."""
     parts = zip(walk.groups, walk.part_indices, walk.pairs(node), strict=True)
     for _, group in groupby(parts, key=lambda part: part[0]):
-        yield [(index, pair) for _, index, pair in group]
+        yield ((index, pair) for _, index, pair in group)
 
 
 def _joined(patches: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
