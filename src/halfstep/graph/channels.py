@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
@@ -70,6 +71,11 @@ def has_own_parameters(layer: WeightedLayer) -> bool:
     """Whether weight and bias are stored, not computed, and nothing else reads them."""
     parameters = [layer.weight] if layer.bias is None else [layer.weight, layer.bias]
     return all(node.op == "get_attr" and num_reads(node) == 1 for node in parameters)
+
+
+def bias_of(graph: GraphModule, layer: WeightedLayer, num_channels: int) -> Tensor:
+    """The layer's bias [C_out] in float64; zeros where it has none."""
+    return torch.zeros(num_channels, dtype=torch.float64) if layer.bias is None else attribute(graph, layer.bias).double()
 
 
 def write_bias(graph: GraphModule, layer: WeightedLayer, bias: Tensor) -> None:

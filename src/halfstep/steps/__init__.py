@@ -14,6 +14,7 @@ from halfstep.steps.reestimate_batch_norm import ReestimateBatchNorm
 from halfstep.steps.restore_weight_statistics import RestoreWeightStatistics
 from halfstep.steps.round import Round
 from halfstep.steps.scheme import ActivationScheme, LayerTypes, Override, Scheme, TensorScheme, WeightScheme
+from halfstep.steps.shift_channels import ShiftChannels
 from halfstep.steps.smooth import Smooth
 from halfstep.steps.split_outliers import SplitOutliers
 
@@ -37,6 +38,7 @@ __all__ = [
     "RestoreWeightStatistics",
     "Round",
     "Scheme",
+    "ShiftChannels",
     "Smooth",
     "SplitOutliers",
     "TensorScheme",

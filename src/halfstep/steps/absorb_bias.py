@@ -18,15 +18,13 @@ from __future__ import annotations
 
 from typing import final
 
-import torch
 from torch import Tensor
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
 
+from halfstep.graph.borders import keeps_constants, layer_pads
 from halfstep.graph.chains import Chain, Reader, chains
-from halfstep.graph.channels import response, write_bias
+from halfstep.graph.channels import bias_of, response, write_bias
 from halfstep.graph.edit import attribute, finish
-from halfstep.graph.names import operator_name
-from halfstep.graph.operators import WeightedLayer, argument, linear_operator
 from halfstep.steps.abstract import STEPS, AbstractStep, Context
 from halfstep.steps.float_only import refuse_quantizers
 
@@ -68,27 +66,12 @@ class AbsorbBias(AbstractStep):
 
 def _adds_zeros(graph: GraphModule, reader: Reader) -> bool:
     """Whether zeros stand around the input of the layer, or something on the way puts them there."""
-    weight = attribute(graph, reader.layer.weight)
-    operator = linear_operator(reader.layer, weight.shape[2:])
-    return any(operator.padding) or any(operator.end_padding) or any(_pads_with_zeros(node) for node in reader.passed)
-
-
-def _pads_with_zeros(node: Node) -> bool:
-    name = operator_name(node)
-    if name.startswith("avg_pool"):
-        padding = argument(node, "padding", 0)
-        return any([padding] if isinstance(padding, int) else padding) and bool(argument(node, "count_include_pad", True))
-    return name == "constant_pad_nd" or (name == "pad" and argument(node, "mode", "constant") == "constant")
+    return layer_pads(graph, reader.layer) or not all(keeps_constants(node) for node in reader.passed)
 
 
 def _absorb(graph: GraphModule, chain: Chain, shift: Tensor) -> None:
     """Subtract ``shift`` [C] from the first layer's bias and add what it means to the biases of its readers."""
-    write_bias(graph, chain.first, _bias(graph, chain.first, len(shift)) - shift)
+    write_bias(graph, chain.first, bias_of(graph, chain.first, len(shift)) - shift)
     for reader in chain.readers:
         added = response(attribute(graph, reader.layer.weight), reader.layer, shift.repeat_interleave(reader.block))
-        write_bias(graph, reader.layer, _bias(graph, reader.layer, len(added)) + added)
-
-
-def _bias(graph: GraphModule, layer: WeightedLayer, num_channels: int) -> Tensor:
-    """The layer's bias [C_out] in float64; zeros where it has none."""
-    return torch.zeros(num_channels, dtype=torch.float64) if layer.bias is None else attribute(graph, layer.bias).double()
+        write_bias(graph, reader.layer, bias_of(graph, reader.layer, len(added)) + added)

@@ -26,17 +26,16 @@ from pydantic import Field
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from halfstep.errors import CalibrationError
 from halfstep.graph.chains import clip_bounds
 from halfstep.graph.channels import blocks, scale_channels, scale_outputs
 from halfstep.graph.edit import attribute, finish, set_parameter
 from halfstep.graph.operators import Role, role_of
 from halfstep.graph.output_slopes import OutputSlopes, output_slopes
-from halfstep.graph.run import cut, observe
 from halfstep.graph.ties import Ties, find_ties
 from halfstep.grid import Grid
 from halfstep.steps.abstract import STEPS, AbstractStep, Context
 from halfstep.steps.channel_noise import TensorNoise, WeightNoise, quietest_factors
+from halfstep.steps.channel_ranges import channel_ranges, first_inputs
 from halfstep.steps.float_only import refuse_quantizers
 from halfstep.steps.place_quantizers import plan_grids, plan_weight_grids
 from halfstep.steps.places import places_of
@@ -67,12 +66,12 @@ class BalanceChannels(AbstractStep):
             return graph
         owners, grids = plan_grids(graph, context.scheme, places_of(graph))
         rounded = [node for node in ties.channels if _is_rounded(node, owners) and grids[owners[node]] is not None]
-        ranges = _ranges(graph, ties, [*rounded, *_bounded_clips(ties)], _first(context, self.samples))
+        ranges = _ranges(graph, ties, [*rounded, *_bounded_clips(ties)], first_inputs(context, self.samples, self.name))
         slopes = output_slopes(
             graph,
             {node: ties.channels[node].place.axis for node in rounded},
             [layer for layer, _ in ties.writers],
-            _first(context, self.slope_samples),
+            first_inputs(context, self.slope_samples, self.name),
             context.generator_for(0),
         )
         if slopes is None:
@@ -102,38 +101,10 @@ def _bounded_clips(ties: Ties) -> list[Node]:
     return [node for node in ties.channels if role_of(node) is Role.CLIP and clip_bounds(node)[1] < torch.inf]
 
 
-def _first(context: Context, num_samples: int) -> Iterator[tuple[Tensor, ...]]:
-    """The first calibration inputs, as they come."""
-    num_left = num_samples
-    for inputs in context.batches():
-        yield tuple(x[:num_left] for x in inputs)
-        context.progress("balance_channels", num_samples - num_left, num_samples)
-        num_left -= len(inputs[0])
-        if num_left <= 0:
-            return
-    if num_left == num_samples:
-        raise CalibrationError("The calibration data are empty: give at least one batch of inputs.")
-
-
 def _ranges(graph: GraphModule, ties: Ties, nodes: list[Node], batches: Iterator[tuple[Tensor, ...]]) -> dict[Node, tuple[Tensor, Tensor]]:
-    """(minimum, maximum) [C] of each tensor, float64, each widened to contain 0."""
-    found: dict[Node, tuple[Tensor, Tensor]] = {}
-
-    def see(node: Node, x: Tensor) -> Tensor:
-        axis = ties.channels[node].place.axis
-        low, high = (end.double() for end in torch.aminmax(x.movedim(axis, -1).flatten(0, -2), dim=0))
-        if not bool(torch.isfinite(low).all() and torch.isfinite(high).all()):
-            raise CalibrationError(
-                f"The output of '{node.meta['name']}' is NaN or infinite on the calibration data: the network is broken."
-            )
-        seen = found.get(node, (torch.zeros_like(low), torch.zeros_like(high)))
-        found[node] = torch.minimum(seen[0], low), torch.maximum(seen[1], high)
-        return x
-
-    for inputs in batches:
-        for part, _ in cut(graph, inputs):  # what fills a batch up repeats a sample
-            observe(graph, part, set(nodes), see)
-    return found
+    """(minimum, maximum) [C] of each tensor, each widened to contain 0."""
+    found = channel_ranges(graph, {node: ties.channels[node].place.axis for node in nodes}, batches)
+    return {node: (low.clamp(max=0), high.clamp(min=0)) for node, (low, high) in found.items()}
 
 
 def _tensor_terms(
