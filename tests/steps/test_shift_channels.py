@@ -101,6 +101,18 @@ def test_layers_that_pad_and_functions_keep_what_they_read(generator: torch.Gene
         assert torch.equal(dict(graph.named_parameters())[name], parameter)
 
 
+def test_what_is_known_of_folded_batch_norms_follows(generator: torch.Generator) -> None:
+    """A layer that writes shifted channels has another mean; one that only reads them writes what it wrote."""
+    model, x = network(), torch.randn(24, 3, 8, 8, generator=generator)
+    graph = capture(model, (x,))
+    graph.meta["batch_norms"] = {name: (torch.zeros(SIZE, dtype=torch.float64), torch.ones(SIZE)) for name in ("stem", "expand")}
+    found = ShiftChannels().apply(graph, context(x))
+    moved = dict(found.named_parameters())["stem.bias"].detach() - model.stem.bias.detach()  # type: ignore[union-attr, operator]
+    known = found.meta["batch_norms"]
+    torch.testing.assert_close(known["stem"][0].float(), moved)
+    assert not bool(known["expand"][0].any())
+
+
 def test_8_bits_lose_less(generator: torch.Generator) -> None:
     """Grids of half the length have a quarter of the noise."""
     model, x = network(), torch.randn(64, 3, 8, 8, generator=generator)

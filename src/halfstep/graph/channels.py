@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
@@ -73,11 +72,6 @@ def has_own_parameters(layer: WeightedLayer) -> bool:
     return all(node.op == "get_attr" and num_reads(node) == 1 for node in parameters)
 
 
-def bias_of(graph: GraphModule, layer: WeightedLayer, num_channels: int) -> Tensor:
-    """The layer's bias [C_out] in float64; zeros where it has none."""
-    return torch.zeros(num_channels, dtype=torch.float64) if layer.bias is None else attribute(graph, layer.bias).double()
-
-
 def write_bias(graph: GraphModule, layer: WeightedLayer, bias: Tensor) -> None:
     """Give the layer this bias [C_out], a new parameter beside its weight where it has none."""
     bias = bias.to(attribute(graph, layer.weight).dtype)
@@ -90,3 +84,8 @@ def write_bias(graph: GraphModule, layer: WeightedLayer, bias: Tensor) -> None:
         layer.node.update_arg(2, node)
     else:
         layer.node.args = (*layer.node.args, node)
+
+
+def add_to_bias(graph: GraphModule, layer: WeightedLayer, shift: Tensor) -> None:
+    """Add ``shift`` [C_out] to the layer's bias, in float64; a layer that has none gets one."""
+    write_bias(graph, layer, shift if layer.bias is None else attribute(graph, layer.bias).double() + shift)

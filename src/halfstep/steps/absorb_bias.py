@@ -23,7 +23,7 @@ from torch.fx import GraphModule
 
 from halfstep.graph.borders import keeps_constants, layer_pads
 from halfstep.graph.chains import Chain, Reader, chains
-from halfstep.graph.channels import bias_of, response, write_bias
+from halfstep.graph.channels import add_to_bias, response
 from halfstep.graph.edit import attribute, finish
 from halfstep.steps.abstract import STEPS, AbstractStep, Context
 from halfstep.steps.float_only import refuse_quantizers
@@ -71,7 +71,7 @@ def _adds_zeros(graph: GraphModule, reader: Reader) -> bool:
 
 def _absorb(graph: GraphModule, chain: Chain, shift: Tensor) -> None:
     """Subtract ``shift`` [C] from the first layer's bias and add what it means to the biases of its readers."""
-    write_bias(graph, chain.first, bias_of(graph, chain.first, len(shift)) - shift)
+    add_to_bias(graph, chain.first, -shift)
     for reader in chain.readers:
         added = response(attribute(graph, reader.layer.weight), reader.layer, shift.repeat_interleave(reader.block))
-        write_bias(graph, reader.layer, bias_of(graph, reader.layer, len(added)) + added)
+        add_to_bias(graph, reader.layer, added)

@@ -23,10 +23,10 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from halfstep.graph.borders import keeps_constants, layer_pads
-from halfstep.graph.channels import bias_of, response, write_bias
+from halfstep.graph.channels import add_to_bias, response
 from halfstep.graph.edit import attribute, finish
 from halfstep.graph.names import operator_name
-from halfstep.graph.operators import CONCATENATIONS, Role, WeightedLayer, argument, role_of
+from halfstep.graph.operators import CONCATENATIONS, Role, argument, role_of
 from halfstep.graph.ties import Ties, find_ties
 from halfstep.steps.abstract import STEPS, AbstractStep, Context
 from halfstep.steps.channel_ranges import channel_ranges, first_inputs
@@ -58,12 +58,17 @@ class ShiftChannels(AbstractStep):
         shifts = _Shifts(ties, is_free, channel_ranges(graph, axes, first_inputs(context, self.samples, self.name)))
         for node in ties.channels:
             shifts.visit(node)
+        known: dict[str, tuple[Tensor, Tensor]] = graph.meta.get("batch_norms", {})
         for layer in writers.values():
-            _add_to_bias(graph, layer, -shifts.of[layer.node])
+            shift = shifts.of[layer.node]
+            add_to_bias(graph, layer, -shift)
+            if layer.name in known:
+                mean, std = known[layer.name]
+                known[layer.name] = mean - shift, std
         for layer, numbers in ties.readers:
             shift = shifts.of[layer.input].repeat_interleave(ties.channels[layer.input].place.block)
             if bool(is_free[numbers].any()):
-                _add_to_bias(graph, layer, response(attribute(graph, layer.weight), layer, shift))
+                add_to_bias(graph, layer, response(attribute(graph, layer.weight), layer, shift))
         context.notes.append(f"Shifted the channels of {len(writers)} layers.")
         return finish(graph)
 
@@ -153,12 +158,3 @@ def _middle_and_reach(ends: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """Of a range, its middle and half its length."""
     low, high = ends
     return (low + high) / 2, (high - low) / 2
-
-
-def _add_to_bias(graph: GraphModule, layer: WeightedLayer, shift: Tensor) -> None:
-    """Also to what is known of the batch norm that was folded into the layer."""
-    write_bias(graph, layer, bias_of(graph, layer, len(shift)) + shift)
-    known: dict[str, tuple[Tensor, Tensor]] = graph.meta.get("batch_norms", {})
-    if layer.name in known:
-        mean, std = known[layer.name]
-        known[layer.name] = mean + shift, std
