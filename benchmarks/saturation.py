@@ -19,16 +19,16 @@ from statistics import median
 from time import process_time
 from typing import Any
 
-import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 
 import halfstep as hs
-from harness.data import ALL_NETWORKS, ROOT, dataset_of, networks_module
+from harness.data import ALL_NETWORKS, ROOT, dataset_of, networks_module, write_calibration
 from harness.evaluation import predictions
 from harness.latency import named_inputs, open_session, random_inputs
 from harness.machine import commit, machine_facts, versions
-from harness.peer import trained_network
+from harness.peer import calibration_images, trained_network
 from harness.torch_onnx import export
 
 HERE = Path(__file__).resolve().parent
@@ -45,10 +45,8 @@ def seven_bits() -> hs.Recipe:
 
 def write_files(network: str, folder: Path, samples: int) -> dict[str, Path]:
     """float, int8 and int7."""
-    module, dataset = networks_module(dataset_of(network)), dataset_of(network)
-    images, _ = module.load_split(dataset.calibration)
-    chosen = np.sort(np.random.default_rng(0).choice(len(images), min(samples, len(images)), replace=False))
-    inputs, model = module.normalize(images[chosen], network), trained_network(network)
+    write_calibration(network, samples, 0, folder / "calibration.npy")
+    inputs, model = torch.from_numpy(calibration_images(folder / "calibration.npy")), trained_network(network)
     files = {name: folder / f"{name}.onnx" for name in ("float", "int8", "int7")}
     export(model, inputs[:2], files["float"], "dynamo")
     for name, recipe in (("int8", hs.Recipe.load("int8")), ("int7", seven_bits())):

@@ -16,7 +16,6 @@ from onnx import NodeProto
 from halfstep.onnx_import.tensors import Array, read_tensor
 from halfstep.runtimes.graph import DEQUANTIZE, Graph
 
-OPTION = "session.x64quantprecision"
 _MOST = 128  # that two weights may add up to
 _WEIGHT_PLACES = {
     **dict.fromkeys(("Conv", "Gemm", "MatMul", "MatMulInteger", "MatMulIntegerToFloat"), 1),
@@ -26,13 +25,15 @@ _WEIGHT_PLACES = {
 
 def saturation_notes(graph: Graph) -> list[str]:
     """One line where a layer can saturate: how many can, and the ways out."""
+    from halfstep.export.session import EXACT_PRODUCTS  # loads ONNX Runtime: not before it is needed
+
     layers = list(_layers(graph))
     num_open = sum(can_saturate(weight) for weight in layers)
     if not num_open:
         return []
     return [
         f"On x64 processors without VNNI onnxruntime can saturate in {num_open} of {len(layers)} layers with int8 weights. Set the "
-        f"session option {OPTION} to 1 there, or give the weights 7 bits (type: int7 in the recipe)."
+        f"session option {EXACT_PRODUCTS} to 1 there, or give the weights 7 bits (type: int7 in the recipe)."
     ]
 
 
