@@ -233,19 +233,10 @@ NOT_RECORDED = {
 }
 
 
-class Applied(nn.Module):
-    def __init__(self, function: Function) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Any:
-        return self.function(x)
-
-
 @pytest.mark.parametrize(("name", "shape", "function"), CASES, ids=[f"{index}-{case[0]}" for index, case in enumerate(CASES)])
 def test_it_computes_what_pytorch_computes(name: str, shape: tuple[int, ...], function: Function) -> None:
     """In another batch size than the one recorded; float32 sums in another order, 1e-5 of the largest value."""
-    network = Applied(function)
+    network = zoo.Applied(function)
     graph = capture(network, (torch.randn(2, *shape),))
     targets = {str(node.target).removeprefix("aten.") for node in graph.graph.nodes}
     assert name in targets or name in NOT_RECORDED

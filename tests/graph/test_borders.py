@@ -9,18 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import zoo
 from halfstep.graph.borders import keeps_constants, layer_pads
 from halfstep.graph.capture import capture
 from halfstep.graph.operators import weighted_layers
-
-
-class Function(nn.Module):
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +34,7 @@ class Function(nn.Module):
 )
 def test_as_a_constant_tensor_shows(function: Callable[[Tensor], Tensor]) -> None:
     x = torch.full((2, 3, 8, 8), 5.0)
-    graph = capture(Function(function), (x,))
+    graph = capture(zoo.Applied(function), (x,))
     found = all(keeps_constants(node) for node in graph.graph.nodes if node.op == "call_function")
     assert found == bool(torch.allclose(function(x), torch.tensor(5.0)))
 

@@ -15,15 +15,6 @@ from halfstep.graph.capture import capture
 from halfstep.graph.functionalize import is_in_place
 
 
-class Wrapped(nn.Module):
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
-
-
 def read_before(x: Tensor) -> Tensor:
     y = x * 2
     z = y + 1
@@ -102,7 +93,7 @@ def input_written_through_a_copy(x: Tensor) -> Tensor:
 )  # fmt: skip
 def test_writes_are_seen_where_they_were_seen(function: Callable[[Tensor], Tensor]) -> None:
     x = torch.randn(3, 4)
-    graph = capture(Wrapped(function), (x.clone(),))
+    graph = capture(zoo.Applied(function), (x.clone(),))
     assert not any(is_in_place(node) for node in graph.graph.nodes)
     assert torch.equal(graph(x.clone()), function(x.clone()))
     assert torch.equal(graph(x[:1].clone()), function(x[:1].clone()))
@@ -126,7 +117,7 @@ def test_an_input_that_is_written_is_refused() -> None:
 
     x = torch.ones(2, 3)
     with pytest.raises(ModelError, match=r"writes into 'x' .*Keep state out of forward"):
-        capture(Wrapped(write), (x,))
+        capture(zoo.Applied(write), (x,))
     assert torch.equal(x, torch.ones(2, 3))
 
 

@@ -14,20 +14,15 @@ from halfstep.graph.check import check
 from halfstep.graph.edit import attribute
 from halfstep.graph.operators import weighted_layers
 from halfstep.graph.run import run
-from halfstep.graph.statistics import Statistics
-from halfstep.steps import AbsorbBias, Context, FoldBatchNorm, PlaceQuantizers, Scheme
-
-
-def context() -> Context:
-    return Context(Scheme(), Statistics("x"), torch.Generator().manual_seed(0))
+from halfstep.steps import AbsorbBias, FoldBatchNorm, PlaceQuantizers
 
 
 def folded(model: nn.Module, x: Tensor) -> GraphModule:
-    return FoldBatchNorm().apply(capture(model.eval(), (x,)), context())
+    return FoldBatchNorm().apply(capture(model.eval(), (x,)), zoo.context())
 
 
 def absorb(graph: GraphModule, **options: bool) -> tuple[GraphModule, list[str]]:
-    shared = context()
+    shared = zoo.context()
     graph = AbsorbBias(**options).apply(graph, shared)
     check(graph)
     return graph, shared.notes
@@ -135,6 +130,6 @@ def test_without_batch_norms_nothing_is_known() -> None:
 
 
 def test_it_comes_before_the_quantizers() -> None:
-    graph = PlaceQuantizers().apply(zoo.captured("bias_free"), context())
+    graph = PlaceQuantizers().apply(zoo.captured("bias_free"), zoo.context())
     with pytest.raises(RecipeError, match="'absorb_bias' rewrites the float network"):
-        AbsorbBias().apply(graph, context())
+        AbsorbBias().apply(graph, zoo.context())

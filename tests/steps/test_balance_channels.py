@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 import halfstep as hs
+import zoo
 from halfstep.errors import CalibrationError, RecipeError
 from halfstep.graph.capture import capture
 from halfstep.graph.run import run
-from halfstep.graph.statistics import Statistics
 from halfstep.grid import Grid
-from halfstep.steps import BalanceChannels, Context, PlaceQuantizers, Scheme
+from halfstep.steps import BalanceChannels, Context, PlaceQuantizers
 from halfstep.steps.channel_noise import TensorNoise, WeightNoise, quietest_factors
 
 SIZE = 8
@@ -44,13 +44,8 @@ def network(clip: nn.Module | None = None) -> nn.Module:
     return Uneven(clip or nn.ReLU()).eval()
 
 
-def context(x: Tensor) -> Context:
-    parts = [(part,) for part in x.split(8) if len(part)]
-    return Context(Scheme(), Statistics("x"), torch.Generator().manual_seed(0), batches=lambda: parts)
-
-
 def balanced(model: nn.Module, x: Tensor, **options: object) -> tuple[GraphModule, Context]:
-    shared = context(x)
+    shared = zoo.context(x)
     return BalanceChannels.from_options(options).apply(capture(model, (x,)), shared), shared
 
 
@@ -128,8 +123,8 @@ def test_nothing_to_scale(generator: torch.Generator) -> None:
 def test_too_late_and_without_data() -> None:
     model, x = network(), torch.zeros(4, 3, 8, 8)
     with pytest.raises(CalibrationError, match="at least one batch"):
-        BalanceChannels().apply(capture(model, (x,)), context(x[:0]))
+        BalanceChannels().apply(capture(model, (x,)), zoo.context(x[:0]))
     with pytest.raises(RecipeError, match="put it before 'place_quantizers'"):
-        BalanceChannels().apply(PlaceQuantizers().apply(capture(model, (x,)), context(x)), context(x))
+        BalanceChannels().apply(PlaceQuantizers().apply(capture(model, (x,)), zoo.context(x)), zoo.context(x))
     with pytest.raises(CalibrationError, match="NaN or infinite"):
         balanced(model, x / 0)

@@ -167,7 +167,7 @@ def test_expected_inputs_against_data() -> None:
     torch.manual_seed(3)
     x = torch.randn(256, 3, 8, 8)
     model = normalized(_Network(), x)
-    graph = FoldBatchNorm().apply(capture(model, (x[:4],)), Context(Scheme(), Statistics("x"), torch.Generator()))
+    graph = FoldBatchNorm().apply(capture(model, (x[:4],)), zoo.context())
     found = expected_inputs(graph, graph.meta["batch_norms"])
     assert set(found) == {"conv2", "conv3", "conv4", "fc"}
     inputs = {layer.input: layer.name for layer in weighted_layers(graph)}
@@ -208,7 +208,7 @@ def test_layers_without_a_bias_of_their_own_are_counted() -> None:
 
 
 def test_it_comes_behind_the_rounding() -> None:
-    context = Context(Scheme(), Statistics("x"), torch.Generator())
+    context = zoo.context()
     with pytest.raises(RecipeError, match="'correct_bias' works on quantized weights: put it behind 'round'"):
         CorrectBias().apply(zoo.captured("residual"), context)
 

@@ -25,20 +25,15 @@ from halfstep.graph.names import operator_name
 from halfstep.graph.operators import weighted_layers
 from halfstep.graph.run import run
 from halfstep.graph.serialize import duplicate
-from halfstep.graph.statistics import Statistics
 from halfstep.recipes import Recipe
-from halfstep.steps import Context, Equalize, FoldBatchNorm, PlaceQuantizers, Scheme
+from halfstep.steps import Equalize, FoldBatchNorm, PlaceQuantizers
 
 # Every weight is rounded once more to float32 (2^-24 each), and sums of at most some 10^2 products follow: 1e-6 a layer.
 TOLERANCE = 1e-4
 
 
-def context() -> Context:
-    return Context(Scheme(), Statistics("x"), torch.Generator().manual_seed(0))
-
-
 def equalize(graph: GraphModule, **options: object) -> tuple[GraphModule, list[str]]:
-    shared = context()
+    shared = zoo.context()
     FoldBatchNorm().apply(graph, shared)
     shared.notes.clear()
     graph = Equalize(**options).apply(graph, shared)  # type: ignore[arg-type]
@@ -150,7 +145,7 @@ def test_all_layers_that_read_a_tensor_are_scaled() -> None:
 @pytest.mark.parametrize(("name", "layer"), [("residual", "conv1"), ("concat", "left"), ("option_a", "conv"), ("shared", "conv")])
 def test_adds_concats_and_shared_weights_are_left_alone(name: str, layer: str) -> None:
     plain, (graph, _) = zoo.captured(name), equalize(zoo.captured(name))
-    FoldBatchNorm().apply(plain, context())
+    FoldBatchNorm().apply(plain, zoo.context())
     before, after = ({entry.name: entry for entry in weighted_layers(part)}[layer] for part in (plain, graph))
     # the inputs of the layer may have been scaled for the layer before it; its outputs have not
     assert torch.equal(attribute(plain, before.bias), attribute(graph, after.bias))  # type: ignore[arg-type]
@@ -226,10 +221,10 @@ def test_channels_that_nobody_reads_become_zero() -> None:
 
 def test_what_batch_norms_knew_is_scaled_too() -> None:
     graph = zoo.captured("conv_bn_relu")
-    FoldBatchNorm().apply(graph, context())
+    FoldBatchNorm().apply(graph, zoo.context())
     before = {name: (mean.clone(), std.clone()) for name, (mean, std) in graph.meta["batch_norms"].items()}
     biases = {layer.name: attribute(graph, layer.bias).double().clone() for layer in weighted_layers(graph)}  # type: ignore[arg-type]
-    graph = Equalize().apply(graph, context())
+    graph = Equalize().apply(graph, zoo.context())
     for layer in weighted_layers(graph)[:2]:
         factor = biases[layer.name] / attribute(graph, layer.bias).double()  # type: ignore[arg-type]
         for old, new in zip(before[layer.name], graph.meta["batch_norms"][layer.name], strict=True):
@@ -237,15 +232,15 @@ def test_what_batch_norms_knew_is_scaled_too() -> None:
 
 
 def test_a_batch_norm_that_is_not_folded_is_named() -> None:
-    shared = context()
+    shared = zoo.context()
     Equalize().apply(zoo.captured("conv_bn_relu"), shared)
     assert "Not equalized, because a batch norm follows that is not folded: 1, 4." in shared.notes
 
 
 def test_it_comes_before_the_quantizers() -> None:
-    graph = PlaceQuantizers().apply(zoo.captured("bias_free"), context())
+    graph = PlaceQuantizers().apply(zoo.captured("bias_free"), zoo.context())
     with pytest.raises(RecipeError, match="'equalize' rewrites the float network: put it before 'place_quantizers'"):
-        Equalize().apply(graph, context())
+        Equalize().apply(graph, zoo.context())
 
 
 class _Views(nn.Module):

@@ -13,8 +13,7 @@ from halfstep.errors import GraphError
 from halfstep.graph.capture import capture
 from halfstep.graph.check import check
 from halfstep.graph.run import run
-from halfstep.graph.statistics import Statistics
-from halfstep.steps import Context, FoldBatchNorm, Scheme
+from halfstep.steps import FoldBatchNorm
 from halfstep.steps.fold_batch_norm import batch_norms
 
 # Folding is exact in real numbers and computed in float64; weights rounded to float32 move each product by 2^-24, and a layer here sums
@@ -22,12 +21,8 @@ from halfstep.steps.fold_batch_norm import batch_norms
 TOLERANCE = 1e-5
 
 
-def context() -> Context:
-    return Context(Scheme(), Statistics("x"), torch.Generator().manual_seed(0))
-
-
 def fold(graph: GraphModule, **options: tuple[str, ...]) -> tuple[GraphModule, list[str]]:
-    shared, step = context(), FoldBatchNorm(**options)
+    shared, step = zoo.context(), FoldBatchNorm(**options)
     graph = step.apply(graph, shared)
     check(graph)
     step.ensures(graph)

@@ -61,7 +61,7 @@ def placed(name: str, scheme: Scheme | None = None) -> GraphModule:
 
 
 def before(name: str) -> str:
-    return text(FoldBatchNorm().apply(zoo.captured(name), Context(Scheme(), Statistics("x"), torch.Generator())))
+    return text(FoldBatchNorm().apply(zoo.captured(name), zoo.context()))
 
 
 AFTER = {
@@ -320,7 +320,7 @@ def test_two_names_that_differ_in_punctuation_alone() -> None:
     model.add_module("a", nn.Sequential())
     model.a.add_module("b", nn.Linear(4, 4))
     graph = capture(model.eval(), (torch.randn(2, 4),))
-    graph = PlaceQuantizers().apply(graph, Context(Scheme(), Statistics("x"), torch.Generator()))
+    graph = PlaceQuantizers().apply(graph, zoo.context())
     paths = [path for path, _ in quantizers(graph)]
     assert len(set(paths)) == len(paths) == 6  # two inputs, two weights, two biases
 
@@ -355,7 +355,7 @@ def test_types_in_front_of_norms_and_behind_softmaxes() -> None:
 def test_every_norm_reads_a_grid_and_no_mask_has_one() -> None:
     tokens, mask = torch.randint(0, 50, (4, 12)), torch.ones(4, 12, dtype=torch.long)
     graph = capture(transformers.Bert(depth=1), (tokens, mask))
-    graph = PlaceQuantizers().apply(graph, Context(Scheme(), Statistics("x"), torch.Generator().manual_seed(0)))
+    graph = PlaceQuantizers().apply(graph, zoo.context())
     norms = [node for node in graph.graph.nodes if operator_name(node) == "layer_norm"]
     assert len(norms) == 3 and all(quantizer_of(norm.args[0]) is not None for norm in norms)
     owners = {str(node.meta["name"]) for node in activation_quantizers(graph).values()}

@@ -218,7 +218,7 @@ def test_without_folded_batch_norms_a_note_says_so() -> None:
 
 
 def test_it_comes_behind_the_rounding() -> None:
-    context = Context(Scheme(), Statistics("x"), torch.Generator())
+    context = zoo.context()
     graph = FoldBatchNorm().apply(capture(zoo.ZOO["residual"].model(), zoo.ZOO["residual"].inputs()), context)
     with pytest.raises(RecipeError, match="'reestimate_batch_norm' works on quantized weights: put it behind 'round'"):
         ReestimateBatchNorm().apply(graph, context)

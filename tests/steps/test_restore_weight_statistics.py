@@ -68,7 +68,7 @@ def codes(graph: torch.fx.GraphModule, name: str) -> Tensor:
 
 
 def test_it_comes_behind_the_rounding() -> None:
-    context = Context(Scheme(), Statistics("x"), torch.Generator())
+    context = zoo.context()
     graph = PlaceQuantizers().apply(zoo.captured("bias_free"), context)
     with pytest.raises(RecipeError, match="'restore_weight_statistics' works on quantized weights: put it behind 'round'"):
         RestoreWeightStatistics().apply(graph, context)

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 import halfstep as hs
+import zoo
 from halfstep.errors import CalibrationError, RecipeError
 from halfstep.graph.capture import capture
 from halfstep.graph.run import observe, run
-from halfstep.graph.statistics import Statistics
-from halfstep.steps import Context, PlaceQuantizers, Scheme, ShiftChannels
+from halfstep.steps import Context, PlaceQuantizers, ShiftChannels
 
 SIZE = 8
 
@@ -45,13 +45,8 @@ def network(**options: Any) -> nn.Module:
     return Bottlenecks(**options).eval()
 
 
-def context(x: Tensor) -> Context:
-    parts = [(part,) for part in x.split(8) if len(part)]
-    return Context(Scheme(), Statistics("x"), torch.Generator().manual_seed(0), batches=lambda: parts)
-
-
 def shifted(model: nn.Module, x: Tensor, **options: object) -> tuple[GraphModule, Context]:
-    shared = context(x)
+    shared = zoo.context(x)
     return ShiftChannels.from_options(options).apply(capture(model, (x,)), shared), shared
 
 
@@ -106,7 +101,7 @@ def test_what_is_known_of_folded_batch_norms_follows(generator: torch.Generator)
     model, x = network(), torch.randn(24, 3, 8, 8, generator=generator)
     graph = capture(model, (x,))
     graph.meta["batch_norms"] = {name: (torch.zeros(SIZE, dtype=torch.float64), torch.ones(SIZE)) for name in ("stem", "expand")}
-    found = ShiftChannels().apply(graph, context(x))
+    found = ShiftChannels().apply(graph, zoo.context(x))
     moved = dict(found.named_parameters())["stem.bias"].detach() - model.stem.bias.detach()  # type: ignore[union-attr, operator]
     known = found.meta["batch_norms"]
     torch.testing.assert_close(known["stem"][0].float(), moved)
@@ -133,6 +128,6 @@ def test_refusals(generator: torch.Generator) -> None:
         shifted(model, x[:0])
     with pytest.raises(CalibrationError, match="NaN or infinite"):
         shifted(model, x / 0)
-    graph = PlaceQuantizers().apply(capture(model, (x,)), context(x))
+    graph = PlaceQuantizers().apply(capture(model, (x,)), zoo.context(x))
     with pytest.raises(RecipeError, match="shift_channels"):
-        ShiftChannels().apply(graph, context(x))
+        ShiftChannels().apply(graph, zoo.context(x))

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 import halfstep as hs
+import zoo
 from halfstep.errors import CalibrationError, RecipeError
 from halfstep.graph.capture import capture
 from halfstep.graph.names import operator_name
@@ -243,7 +244,7 @@ def test_the_shipped_recipe_is_exported(tmp_path: object, generator: torch.Gener
 
 def test_too_late_and_without_data(generator: torch.Generator) -> None:
     model, x = nn.Linear(SIZE, 5).eval(), outliers(generator, 8)
-    context = Context(Scheme(), Statistics("x"), torch.Generator())
+    context = zoo.context()
     with pytest.raises(CalibrationError, match="at least one batch"):
         Smooth().apply(capture(model, (x,)), context)
     with pytest.raises(RecipeError, match="put it before 'place_quantizers'"):

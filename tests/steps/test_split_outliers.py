@@ -125,7 +125,7 @@ def test_shared_and_depthwise_layers_are_left_alone(name: str) -> None:
 def test_the_repeated_channels_share_the_grid_of_their_source() -> None:
     model, x = with_outlier()
     graph, _ = split_graph(capture(model, (x,)))
-    graph = PlaceQuantizers().apply(graph, Context(Scheme(), Statistics("x"), torch.Generator()))
+    graph = PlaceQuantizers().apply(graph, zoo.context())
     layer = weighted_layers(graph)[1]
     repeated = layer.input.args[0]
     assert isinstance(repeated, torch.fx.Node) and "index_select" in str(repeated.target)
@@ -146,7 +146,7 @@ def test_it_exports(name: str, activations: str, tmp_path: Path) -> None:
 
 
 def test_it_comes_before_the_quantizers() -> None:
-    context = Context(Scheme(), Statistics("x"), torch.Generator())
+    context = zoo.context()
     graph = PlaceQuantizers().apply(zoo.captured("bias_free"), context)
     with pytest.raises(RecipeError, match="'split_outliers' rewrites the float network"):
         SplitOutliers().apply(graph, context)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
 import halfstep as hs
 from halfstep.graph.capture import capture
 from halfstep.graph.serialize import duplicate
+from halfstep.graph.statistics import Statistics
 from halfstep.rounding import ROUNDINGS, AbstractRounding
+from halfstep.steps import Context, Scheme
 from halfstep.workflow.result import Result
 from zoo import convolutions, interfaces, mutations, norms, operators
 from zoo.members import ZOO, Member, unsettle
@@ -28,6 +31,23 @@ REPRESENTATIVE = (
     "static_batch", "large_bias", "ends_in_average",
 )  # fmt: skip
 """One network for each thing an export can get wrong; the others are exported by the slow tests."""
+
+
+class Applied(nn.Module):
+    """A function of one tensor as a network."""
+
+    def __init__(self, function: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(x)
+
+
+def context(x: Tensor | None = None) -> Context:
+    """What a step is given beside the graph; x: calibration inputs, if there are any."""
+    parts = [] if x is None else [(part,) for part in x.split(8) if len(part)]
+    return Context(Scheme(), Statistics("x"), torch.Generator().manual_seed(0), batches=lambda: parts)
 
 
 def leaves(outputs: Any) -> list[Tensor]:
