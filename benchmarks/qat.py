@@ -49,7 +49,8 @@ class Benchmark(Store):
     def row(self, network: str, row: Row) -> None:
         keep = self.work / f"{network}.{row.name}.checkpoint"
         arguments = ["--recipe", row.recipe, "--options", row.options, "--epochs", str(self.epochs(row)), "--keep", str(keep)]
-        entry = {"note": row.note, "recipe": row.recipe, "options": row.options, "epochs": self.epochs(row)}
+        arguments += ["--teachers", ",".join(row.teachers)]
+        entry = {"note": row.note, "recipe": row.recipe, "options": row.options, "epochs": self.epochs(row), "teachers": list(row.teachers)}
         self._made(network, row.name, OWN, "halfstep_qat.py", arguments, entry)
 
     def peer(self, network: str, row: Peer) -> None:

@@ -19,7 +19,7 @@ EQUAL = 0.1  # points between the simulation and the integer program
 @dataclass(frozen=True)
 class Row:
     """recipe, options: of ``halfstep.finetune``. loss: points of top-1 that it may lose against float; None: not asked. epochs: as few as
-    will do.
+    will do. teachers: networks whose mean answer is learned; none: the float network's own.
     """
 
     name: str
@@ -29,6 +29,7 @@ class Row:
     epochs: float = MOST_EPOCHS
     options: str = "{}"
     is_asked_for: bool = True
+    teachers: tuple[str, ...] = ()
 
 
 def _compared_method(method: str, bits: int) -> Row:
@@ -39,6 +40,13 @@ def _compared_method(method: str, bits: int) -> Row:
     return Row(f"{method}_w{bits}a{bits}_short", f"lsq-w{bits}a{bits}", note, epochs=1, options=options, is_asked_for=False)
 
 
+def _taught(bits: int, loss: float, epochs: float, **options: Any) -> Row:
+    """By three networks together, on images of which the float network knows as little as of new ones."""
+    chosen = json.dumps({"warp": 0.75, "views": 3, "batch_norm": "live", "start_weights": "float"} | options)
+    name, recipe, note = f"lsq_w{bits}a{bits}_taught", f"lsq-w{bits}a{bits}", "taught by three networks, on warped images"
+    return Row(name, recipe, note, loss, epochs, chosen, is_asked_for=False, teachers=("resnet20", "resnet32", "resnet56"))
+
+
 ROWS = {
     row.name: row
     for row in (
@@ -46,6 +54,9 @@ ROWS = {
         Row("lsq_w4a4", "lsq-w4a4", "", 0.0, epochs=1),
         Row("lsq_w3a3", "lsq-w3a3", "", 0.7),
         Row("lsq_w2a2", "lsq-w2a2", "", 3.0),
+        _taught(4, 0.0, 6, learning_rate=0.005, scale_learning_rate=0.002),
+        _taught(3, 0.7, 10, learning_rate=0.01, scale_learning_rate=0.005),
+        _taught(2, 3.0, 10, warp=0.5),
         Row("sat_w4a4", "sat-w4a4", "", is_asked_for=False),
         Row("sat_w4a8", "sat-w4a8", "", is_asked_for=False),
         Row("sat_w2a8", "sat-w2a8", "", is_asked_for=False),

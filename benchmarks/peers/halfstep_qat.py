@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("--recipe", required=True)
     parser.add_argument("--epochs", type=float, required=True)
     parser.add_argument("--options", type=json.loads, default={}, help="of the step finetune, as JSON")
+    parser.add_argument("--teachers", default="", help="comma-separated networks whose mean answer is learned; none: the network's own")
     parser.add_argument("--keep", type=Path, required=True)
     given = parser.parse_args()
     marks = Marks()
@@ -48,11 +49,12 @@ def main() -> None:
     mean, std = module.NORMALIZATION[given.network]
     data = hs.load_data(str(data_folder() / "train.npz"), hs.Preprocessing(mean=mean, std=std))
     chosen = hs.Recipe.load(given.recipe).with_preprocessing(data.preprocessing)
+    teachers = [trained_network(name) for name in given.teachers.split(",") if name]
     options: dict[str, Any] = {"flip": True, "shift": 4} | given.options
     samples = len(calibration_images(given.calibration))
     marks.reach(READY)
     result = hs.finetune(
-        network, data, chosen, epochs=given.epochs, options=options, seed=given.seed, samples=samples,
+        network, data, chosen, epochs=given.epochs, options=options, seed=given.seed, samples=samples, teacher=teachers or None,
         checkpoint=given.keep, resume=True, tell=lambda line: print(line, flush=True),
     )  # fmt: skip
     marks.reach(QUANTIZED)

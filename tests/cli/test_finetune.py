@@ -20,17 +20,30 @@ def finetune_of(folder: str) -> dict[str, object]:
 
 
 def test_a_float_network_is_quantized_and_trained(here: Path, halfstep: Callable[..., Result]) -> None:
-    options = ("--learning-rate", "0.002", "--flip", "--shift", "1", "--requantization", "fixed_point_32")
+    options = ("--learning-rate", "0.002", "--flip", "--shift", "1", "--warp", "0.5", "--requantization", "fixed_point_32")
     result = halfstep("finetune", "net.py:small", *TRAIN, *options, "--validation", "images.npz", "--mean", "0.4,0.5,0.6", "--out", "run")
     assert result.exit_code == 0, result.output
     assert "Epoch 2 of 2: loss" in result.stderr and "top-1" in result.stderr
     step = finetune_of("run")
-    assert (step["epochs"], step["batch_size"], step["learning_rate"], step["flip"], step["shift"]) == (2.0, 8, 0.002, True, 1)
+    assert (step["epochs"], step["batch_size"], step["learning_rate"], step["flip"], step["shift"], step["warp"]) == (
+        2.0,
+        8,
+        0.002,
+        True,
+        1,
+        0.5,
+    )
     record = json.loads(Path("run/result.json").read_text())
     assert None not in (record["float"], record["simulated"], record["onnx"], record["integer"])
     assert all(operator["num_differing"] == 0 for operator in record["program"]["operators"])
     assert {path.name for path in Path("run").iterdir()} >= {"model.onnx", "program.safetensors", "report.html"}
     assert not Path("run.checkpoint").exists()
+
+
+def test_several_networks_teach(here: Path, halfstep: Callable[..., Result]) -> None:
+    result = halfstep("finetune", "net.py:small", *TRAIN, "--teacher", "net.py:small", "--teacher", "net.py:small", "--out", "run")
+    assert result.exit_code == 0, result.output
+    assert any("the mean of several networks" in note for note in json.loads(Path("run/result.json").read_text())["notes"])
 
 
 def test_a_run_is_trained_from_where_it_stands(here: Path, halfstep: Callable[..., Result], quantize: Callable[..., Result]) -> None:

@@ -226,7 +226,7 @@ result.save(sys.argv[3])
 
 def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     """Kill -9 in the middle of an epoch, then --resume: the weights of a run that nothing disturbed."""
-    recipe = hs.Recipe.parse(TRAINED).with_step("finetune", {"epochs": 3, "checkpoint_minutes": 0, "flip": True, "shift": 1})
+    recipe = hs.Recipe.parse(TRAINED).with_step("finetune", {"epochs": 3, "checkpoint_minutes": 0, "flip": True, "shift": 1, "warp": 0.5, "views": 2})
     (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
     whole = hs.finetune(digits_network(), digits("calibration"), recipe)
     arguments = [sys.executable, "-c", SCRIPT, str(tmp_path / "recipe.yaml"), str(tmp_path / "kept"), str(tmp_path / "run")]
@@ -272,7 +272,7 @@ with parallel.processes():
 @pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
     """The same batches shared out, mean and variance of the batch norms taken together: the same curve up to float32 sums."""
-    recipe = hs.Recipe.parse(TRAINED).with_step("finetune", {"epochs": 4, "flip": True, "shift": 1})
+    recipe = hs.Recipe.parse(TRAINED).with_step("finetune", {"epochs": 4, "flip": True, "shift": 1, "views": 2})
     (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
     curves = []
     for count in (1, 2):

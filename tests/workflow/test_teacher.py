@@ -26,6 +26,13 @@ class Shifted(nn.Module):
         return self.network(x).roll(1, dims=1)
 
 
+class Opposite(Shifted):
+    """A teacher that calls every digit what it is not."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return -self.network(x)
+
+
 def test_the_teachers_answers_are_learned_in_place_of_the_float_networks() -> None:
     data = hs.load_data("digits:calibration")
     result = hs.finetune(digits_network(), data, teacher=Shifted(), epochs=10, options=OPTIONS)
@@ -34,6 +41,21 @@ def test_the_teachers_answers_are_learned_in_place_of_the_float_networks() -> No
         learned, own = result.model(inputs).argmax(1), result.float_model(inputs).argmax(1)
     assert float((learned == (own + 1) % 10).float().mean()) > 0.8
     assert any("a Shifted" in note for note in result.record.notes)
+
+
+def test_of_several_teachers_the_mean_is_learned() -> None:
+    """The mean of a network's scores and their opposites is 0: every class is as likely as any other."""
+    data, own = hs.load_data("digits:calibration"), digits_network()
+    result = hs.finetune(own, data, teacher=[own, Opposite()], epochs=10, options=OPTIONS)
+    inputs = torch.cat([batch.inputs[0] for batch in data.batches(64)])
+    with torch.no_grad():
+        assert float(result.model(inputs).softmax(1).max(1).values.mean()) < 0.3 < float(own(inputs).softmax(1).max(1).values.mean())
+    assert any("DigitsNet, Opposite" in note for note in result.record.notes)
+
+
+def test_no_teacher_in_a_list_is_refused() -> None:
+    with pytest.raises(ModelError, match="list of teachers is empty"):
+        hs.finetune(digits_network(), hs.load_data("digits:calibration"), teacher=[], epochs=1, options=OPTIONS)
 
 
 def test_another_teacher_cannot_go_on_with_a_run(tmp_path: Path) -> None:

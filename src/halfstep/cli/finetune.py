@@ -60,6 +60,9 @@ def finetune(
     shift: Annotated[
         int | None, typer.Option("--shift", min=0, help="Move images by up to so many pixels.", rich_help_panel=_PANEL)
     ] = None,
+    warp: Annotated[
+        float | None, typer.Option("--warp", help="Turn, scale and shear this share of the images, 0 to 1.", rich_help_panel=_PANEL)
+    ] = None,
     precision: Annotated[
         str | None, typer.Option("--precision", help="Of the layers while training: no, bf16, fp16.", rich_help_panel=_PANEL)
     ] = None,
@@ -75,12 +78,12 @@ def finetune(
         typer.Option("--resume", help="Go on where the same command was interrupted, to the same bytes. The learning rate may be another."),
     ] = False,
     teacher: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "--teacher",
             metavar="MODEL",
             help="A trained network for the same inputs and classes, usually a larger one, whose answers are learned in place of the float "
-            "network's.",
+            "network's. Given several times: the mean of their scores.",
             show_default=False,
         ),
     ] = None,
@@ -114,10 +117,11 @@ def finetune(
         "distillation": distillation,
         "flip": flip,
         "shift": shift,
+        "warp": warp,
         "precision": precision,
     }
     own = {name: value for name, value in given.items() if value is not None}
-    taught_by = None if teacher is None else hs.load_model(teacher)
+    taught_by = [hs.load_model(network) for network in teacher] if teacher else None
     make = partial(hs.finetune, start, inputs, chosen, validation=held_out, teacher=taught_by, options=own, seed=seed, samples=samples)
     run(make, out, validation=held_out, resume=resume, force=force, is_lowered=requantization is not None, json=json)
     if held_out is None:

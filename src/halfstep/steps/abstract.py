@@ -43,8 +43,8 @@ class Context:
     batches: starts a pass over the calibration data. num_samples: how many there are, where that is known. progress: called with (phase,
     done, total or None). reference: the float network, node for node, from the first step that quantizes on. checkpoint: where a long
     step keeps what it has finished. position: of the step that runs, counted from 0. weight_range: the range estimator of the weights.
-    training: what is trained on, all of it, with labels where there are any. validation: labelled data to watch a training on. teacher: a
-    network whose answers are learned in place of the float network's. tell: called with a line of news.
+    training: what is trained on, all of it, with labels where there are any. validation: labelled data to watch a training on. teachers:
+    networks whose mean answer is learned in place of the float network's. tell: called with a line of news.
     """
 
     scheme: Scheme
@@ -60,7 +60,7 @@ class Context:
     weight_range: AbstractRange | None = None
     training: Data | None = None
     validation: Data | None = None
-    teacher: GraphModule | None = None
+    teachers: tuple[GraphModule, ...] = ()
     tell: Tell = _quiet
 
     def generator_for(self, index: int) -> torch.Generator:

@@ -31,6 +31,7 @@ from halfstep.registry import Spec
 from halfstep.steps.abstract import STEPS, AbstractStep, Context
 from halfstep.steps.correct_bias import is_quantized
 from halfstep.steps.round import layers_to_round
+from halfstep.steps.training.augmentation import Augmentation
 from halfstep.steps.training.feed import Feed
 from halfstep.steps.training.freezing import FreezingOptions
 from halfstep.steps.training.gradual import GradualOptions
@@ -55,13 +56,14 @@ class Finetune(AbstractStep):
     and batch norms. scale_learning_rate: of scales, clipping points and offsets. weight_decay: of weights. warm_up: share of the steps in
     which rates rise; they fall in half a cosine wave after that. average: e of the moving average of the parameters that is kept in the
     end; 0 for none. distillation: share of the float network's answers in the loss, the rest being labels; 1 for data without labels.
-    temperature: T. flip, shift: whether images are mirrored at random, and by how many pixels they are moved at most. precision: of the
-    layers while training. gradual: bits to train at first, one after the other, for gradual_share of the steps together. damping: how
-    strongly weights are pulled to their codes towards the end. freezing: whether weights that jump between two codes are frozen on one,
-    with its thresholds; off without it. msqe: share of a learned pull on the error of the weights. keep_zeros: whether weights that are 0
-    in the float network stay so. prune: which share of the weights becomes 0, in which pattern; none without it. norm_samples: of the
-    training data, as they are, on which the batch norms are estimated anew in the end. checkpoint_minutes: how often the state is kept,
-    where the run has a place for it.
+    temperature: T. flip, shift: whether images are mirrored at random, and by how many pixels they are moved at most. warp: share of them
+    that is turned, scaled and sheared at random instead. views: after so many epochs the same batches come again, and teachers are not
+    asked again; 0 for new ones every epoch. precision: of the layers while training. gradual: bits to train at first, one after the other,
+    for gradual_share of the steps together. damping: how strongly weights are pulled to their codes towards the end. freezing: whether
+    weights that jump between two codes are frozen on one, with its thresholds; off without it. msqe: share of a learned pull on the error
+    of the weights. keep_zeros: whether weights that are 0 in the float network stay so. prune: which share of the weights becomes 0, in
+    which pattern; none without it. norm_samples: of the training data, as they are, on which the batch norms are estimated anew in the end.
+    checkpoint_minutes: how often the state is kept, where the run has a place for it.
     """
 
     quantizes: ClassVar[bool] = True
@@ -83,6 +85,8 @@ class Finetune(AbstractStep):
     temperature: float = Field(default=1.0, gt=0)
     flip: bool = False
     shift: int = Field(default=0, ge=0)
+    warp: float = Field(default=0.0, ge=0, le=1)
+    views: int = Field(default=0, ge=0)
     precision: Precision = "no"
     gradual: tuple[Annotated[int, Field(ge=2, le=16)], ...] = ()
     gradual_share: float = Field(default=0.5, gt=0, lt=1)
@@ -128,7 +132,7 @@ class Finetune(AbstractStep):
         trainable = self.prepared(graph, context)
         assert context.reference is not None
         feed, plan, watch = self._feed(graph, context), self._plan(context), self._watch(context)
-        networks = Networks(trainable, context.reference, context.teacher or context.reference)
+        networks = Networks(trainable, context.reference, context.teachers or (context.reference,))
         outcome = train(networks, feed, plan, watch, context.batches)
         trainable.reestimate(self.plain_batches(context))
         write_back(trainable, graph)
@@ -155,7 +159,8 @@ class Finetune(AbstractStep):
         fixed = graph.meta["batch_size"]
         if fixed is not None and self.batch_size != fixed:
             raise RecipeError(f"The network takes batches of {fixed} only: set the option batch_size of '{self.name}' to {fixed}.")
-        return Feed(context.training, self.batch_size, context.generator.initial_seed(), self.flip, self.shift)
+        augmentation = Augmentation(self.flip, self.shift, self.warp)
+        return Feed(context.training, self.batch_size, context.generator.initial_seed(), augmentation, self.views)
 
     def plain_batches(self, context: Context) -> Iterator[tuple[Tensor, ...]]:
         """Inputs to estimate batch norms on: whole batches. With few of them the estimates alone cost a point or two at 2 bits."""

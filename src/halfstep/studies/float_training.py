@@ -22,6 +22,7 @@ from halfstep.errors import DataError
 from halfstep.files import atomic_path
 from halfstep.steps.abstract import Tell
 from halfstep.steps.checkpoint import Checkpoint
+from halfstep.steps.training.augmentation import Augmentation
 from halfstep.steps.training.feed import Feed
 from halfstep.steps.training.optimizer import set_rates
 from halfstep.steps.training.state import State
@@ -53,7 +54,7 @@ def train(width: float, plan: FloatPlan, data: Data, validation: Data, checkpoin
         torch.manual_seed(plan.seed)
         network = MobileNetV1(width)
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        feed = Feed(data, plan.batch_size, plan.seed, flip=True, shift=4)
+        feed = Feed(data, plan.batch_size, plan.seed, Augmentation(flip=True, shift=4))
         num_steps = max(1, round(plan.epochs * feed.num_batches()))
         optimizer = _optimizer(network, plan)
         state = State(network, [optimizer], [])

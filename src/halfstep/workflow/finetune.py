@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -20,6 +20,7 @@ from halfstep.stopwatch import Stopwatch
 from halfstep.workflow.evaluate import prepare as prepare_data
 from halfstep.workflow.quantize import Begun, begin, make_context, quantize
 from halfstep.workflow.result import Result
+from halfstep.workflow.teacher import Teacher
 
 
 def finetune(  # noqa: PLR0913  # one argument an option
@@ -28,7 +29,7 @@ def finetune(  # noqa: PLR0913  # one argument an option
     recipe: str | Path | Recipe = "lsq-w4a4",
     *,
     validation: Any = None,
-    teacher: nn.Module | ExportedProgram | None = None,
+    teacher: Teacher | Sequence[Teacher] | None = None,
     epochs: float | None = None,
     options: Mapping[str, Any] | None = None,
     seed: int = 0,

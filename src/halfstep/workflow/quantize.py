@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from halfstep.steps.pipeline import Outcome, run_steps
 from halfstep.stopwatch import Stopwatch, peak_rss_bytes
 from halfstep.workflow.evaluate import prepare
 from halfstep.workflow.result import STATISTICS_FILE, Result
-from halfstep.workflow.teacher import capture_teacher
+from halfstep.workflow.teacher import Teacher, capture_teachers, listed
 
 BATCH_SIZE = 32
 _NUM_KEPT = 32  # calibration inputs kept to verify exports and to measure SQNR
@@ -46,7 +46,7 @@ def quantize(  # noqa: PLR0913  # one argument an option
     samples: int | None = 512,
     statistics: str | Path | Statistics | None = None,
     validation: Any = None,
-    teacher: nn.Module | ExportedProgram | None = None,
+    teacher: Teacher | Sequence[Teacher] | None = None,
     progress: Progress | None = None,
     tell: Tell | None = None,
     checkpoint: str | Path | None = None,
@@ -58,10 +58,10 @@ def quantize(  # noqa: PLR0913  # one argument an option
     anything else `halfstep.data.as_data` takes. Only a recipe that trains uses all of them, and the labels. recipe: a shipped name, a YAML
     file or a `Recipe`. samples: how many inputs to calibrate on (None: all). statistics: those of an earlier run on the same network (its
     directory, or the object) instead of a pass over the data. validation: labelled data to watch a training on. teacher: a trained network
-    with the same inputs and classes, usually a larger one, whose answers a training learns in place of those of ``model``. progress: called
-    with (phase, done, total or None) as the run goes on. tell: called with lines of news. checkpoint: a folder in which long steps keep
-    what they have finished; it is removed when the run is complete. resume: go on with what an interrupted run of the same call left there,
-    to the same bytes.
+    with the same inputs and classes, usually a larger one, whose answers a training learns in place of those of ``model``, or several,
+    whose mean is learned. progress: called with (phase, done, total or None) as the run goes on. tell: called with lines of news.
+    checkpoint: a folder in which long steps keep what they have finished; it is removed when the run is complete. resume: go on with what
+    an interrupted run of the same call left there, to the same bytes.
 
     Raises `ModelError`, `DataError`, `RecipeError`, `CalibrationError` or `TrainingError`.
     """
@@ -92,11 +92,14 @@ class Begun:
         self.context.tell = tell or self.context.tell
         self.context.validation = None if validation is None else prepare(validation, self.recipe.preprocessing)
 
-    def teach(self, teacher: nn.Module | ExportedProgram | None) -> None:
-        """Let a training learn the answers of another network."""
-        if teacher is not None:
-            self.context.teacher = capture_teacher(teacher, self.graph, self.kept)
-            self.context.notes.append(f"The answers to learn were those of another network, a {type(teacher).__name__}.")
+    def teach(self, teacher: Teacher | Sequence[Teacher] | None) -> None:
+        """Let a training learn the answers of other networks."""
+        if teacher is None:
+            return
+        self.context.teachers = capture_teachers(teacher, self.graph, self.kept)
+        names = [type(model).__name__ for model in listed(teacher)]
+        whose = "those of another network, a" if len(names) == 1 else "the mean of several networks, of the types"
+        self.context.notes.append(f"The answers to learn were {whose} {', '.join(names)}.")
 
     def keep(self, folder: str | Path | None, resume: bool) -> None:
         """Give long steps a place for what they have finished. Learning rates may change when a run is continued."""
@@ -108,7 +111,7 @@ class Begun:
             "seed": self.context.generator.initial_seed(),
             "number of samples": self.samples,
             "data": _digest(self.kept),
-            "teacher": None if self.context.teacher is None else fingerprint(self.context.teacher),
+            "teacher": [fingerprint(teacher) for teacher in self.context.teachers],
         }
         self.context.checkpoint = Checkpoint.start(Path(folder), key, resume)
 

@@ -1,10 +1,13 @@
-"""A network whose answers a training learns, where it is another than the float network: usually a larger one.
+"""Networks whose answers a training learns, where they are others than the float network: usually larger ones, or several together.
 
 Mishra and Marr 2018, "Apprentice: using knowledge distillation techniques to improve low-precision network accuracy", scheme C: the
-teacher is trained, and the student starts from its own trained float weights.
+teacher is trained, and the student starts from its own trained float weights. Several answer by the mean of their scores: Hinton et al.
+2015, "Distilling the knowledge in a neural network", section 2 (the geometric mean of their distributions).
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 from torch.export import ExportedProgram
@@ -16,8 +19,23 @@ from halfstep.graph.run import check_inputs, run
 from halfstep.steps.fold_batch_norm import fold_batch_norms
 from halfstep.steps.training.loss import scores
 
+Teacher = nn.Module | ExportedProgram
 
-def capture_teacher(model: nn.Module | ExportedProgram, student: GraphModule, inputs: tuple[Tensor, ...]) -> GraphModule:
+
+def capture_teachers(teacher: Teacher | Sequence[Teacher], student: GraphModule, inputs: tuple[Tensor, ...]) -> tuple[GraphModule, ...]:
+    """The graphs of one network or of several. Raises `ModelError` as `capture_teacher`, or where there is none."""
+    models = listed(teacher)
+    if not models:
+        raise ModelError("The list of teachers is empty: give at least one network, or none at all.")
+    return tuple(capture_teacher(model, student, inputs) for model in models)
+
+
+def listed(teacher: Teacher | Sequence[Teacher]) -> list[Teacher]:
+    """One network or several, as a list."""
+    return [teacher] if isinstance(teacher, Teacher) else list(teacher)
+
+
+def capture_teacher(model: Teacher, student: GraphModule, inputs: tuple[Tensor, ...]) -> GraphModule:
     """The graph of ``model``, ready to answer. inputs: of the network ``student``, a few.
 
     Raises `ModelError` where it takes other inputs than the student, or gives scores of other classes.

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from halfstep.data import as_data
 from halfstep.errors import TrainingError
 from halfstep.steps.checkpoint import Checkpoint
-from halfstep.steps.training.feed import Feed, moved
+from halfstep.steps.training.augmentation import Augmentation
+from halfstep.steps.training.feed import Feed
 from halfstep.steps.training.live_norm import LiveNorm
 from halfstep.steps.training.loss import Loss
 from halfstep.steps.training.optimizer import factor
@@ -54,11 +55,23 @@ def test_every_epoch_has_its_own_order_and_every_sample_once() -> None:
 
 
 def test_an_epoch_can_be_entered_in_its_middle() -> None:
-    feed = Feed(as_data(Indexed()), 10, seed=3, flip=True, shift=2)
+    feed = Feed(as_data(Indexed()), 10, seed=3, augmentation=Augmentation(flip=True, shift=2, warp=0.5))
     whole = list(feed.epoch(2, 0, 5))
     rest = list(feed.epoch(2, 3, 5))
     for late, same in zip(rest, whole[3:], strict=True):
         assert torch.equal(late.inputs[0], same.inputs[0]) and torch.equal(late.labels, same.labels)  # type: ignore[arg-type]
+
+
+def test_with_views_the_same_images_come_again() -> None:
+    feed = Feed(as_data(Indexed()), 10, seed=3, augmentation=Augmentation(shift=2, warp=0.5), views=2)
+    epochs = [torch.cat([batch.inputs[0] for batch in feed.epoch(index, 0, 5)]) for index in range(4)]
+    assert torch.equal(epochs[0], epochs[2]) and torch.equal(epochs[1], epochs[3]) and not torch.equal(epochs[0], epochs[1])
+
+
+def test_what_can_only_be_passed_over_has_no_views() -> None:
+    stream = as_data(torch.utils.data.DataLoader(Streamed(), batch_size=7))
+    with pytest.raises(TrainingError, match="leave 'views' at 0"):
+        Feed(stream, 10, seed=0, views=2).num_batches()
 
 
 def test_a_stream_is_passed_over_in_its_own_order() -> None:
@@ -70,16 +83,6 @@ def test_a_stream_is_passed_over_in_its_own_order() -> None:
 def test_too_few_samples_for_a_batch_are_refused() -> None:
     with pytest.raises(TrainingError, match="50 samples, fewer than a batch of 51"):
         Feed(as_data(Indexed()), 51, seed=0).num_batches()
-
-
-def test_images_are_moved_and_mirrored_by_hand() -> None:
-    x = torch.arange(9.0).view(1, 1, 3, 3)  # rows 0 1 2, 3 4 5, 6 7 8
-    still, right = torch.tensor([[1], [1]]), torch.tensor([[1], [0]])
-    plain, mirrored = torch.tensor([False]), torch.tensor([True])
-    assert torch.equal(moved(x, still, plain, 1), x)
-    assert torch.equal(moved(x, still, mirrored, 1), x.flip(3))
-    assert moved(x, right, plain, 1)[0, 0].tolist() == [[0, 0, 1], [0, 3, 4], [0, 6, 7]]
-    assert moved(x, torch.tensor([[2], [1]]), plain, 1)[0, 0].tolist() == [[3, 4, 5], [6, 7, 8], [0, 0, 0]]
 
 
 def test_the_loss_by_hand() -> None:

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -22,7 +22,6 @@ from halfstep import parallel
 from halfstep.data import Data
 from halfstep.data.source import Batch
 from halfstep.errors import TrainingError
-from halfstep.graph.run import run
 from halfstep.steps.checkpoint import Checkpoint
 from halfstep.steps.training.accuracy import top1
 from halfstep.steps.training.diagnosis import first_broken
@@ -33,6 +32,7 @@ from halfstep.steps.training.loss import Loss
 from halfstep.steps.training.optimizer import Rates, make_optimizers, set_rates
 from halfstep.steps.training.regularizer import Regularization, Regularizer
 from halfstep.steps.training.state import State
+from halfstep.steps.training.teachers import Teachers
 from halfstep.steps.training.trainable import Trainable, learned_in_order
 
 if TYPE_CHECKING:
@@ -43,13 +43,13 @@ Precision = Literal["no", "bf16", "fp16"]
 
 @dataclass(frozen=True)
 class Networks:
-    """trainable: what is trained. reference: the float network, node for node. teacher: the one whose answers are learned, which is the
-    float one or another with the same inputs and classes.
+    """trainable: what is trained. reference: the float network, node for node. teachers: those whose mean answer is learned: the float one,
+    or others with the same inputs and classes.
     """
 
     trainable: Trainable
     reference: GraphModule
-    teacher: GraphModule
+    teachers: tuple[GraphModule, ...]
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,6 @@ class _Training:
         self.trainable, self.feed, self.plan, self.watch = networks.trainable, feed, plan, watch
         trainable = self.trainable
         self.accelerator = _accelerator(plan.precision)
-        self.teacher = networks.teacher.to(self.accelerator.device).eval() if plan.loss.asks_teacher else None
         self.regularizer = trainable.regularizer = Regularizer(trainable.network, plan.regularization)
         trainable.to(self.accelerator.device)
         self.held = trainable.held = Held(trainable, networks.reference, plan.holding)
@@ -121,6 +120,8 @@ class _Training:
         self.model, *self.optimizers = self.accelerator.prepare(trainable, *optimizers)
         self.per_epoch = feed.num_batches()
         self.num_steps = max(1, round(plan.epochs * self.per_epoch))
+        asked = networks.teachers if plan.loss.asks_teacher else ()
+        self.teachers = Teachers(asked, self.accelerator.device, feed.views * self.per_epoch, self.accelerator.autocast)
         self.gradual = Gradual(trainable.network, plan.gradual, self.num_steps, batches)
         self.accuracies: list[float] = []
         self.quantizers = learned_in_order(trainable.network)
@@ -148,8 +149,7 @@ class _Training:
         """Undo what accelerate did to the network, and bring it back to the processor it came from."""
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         self.trainable.to("cpu")
-        if self.teacher is not None:
-            self.teacher.to("cpu")
+        self.teachers.close()
 
     def _step(self, batch: Batch) -> None:
         """One step of the optimizer."""
@@ -162,7 +162,7 @@ class _Training:
         set_rates(self.state.optimizers, step, self.num_steps, self.plan.rates.warm_up)
         for index, quantizer in enumerate(self.quantizers):
             quantizer.follow(step / self.num_steps, index, len(self.quantizers))
-        taught = self._taught(inputs)
+        taught = self.teachers(inputs, step) if self.plan.loss.asks_teacher else None
         loss = self.plan.loss(self.model(*inputs), taught, labels) + self.regularizer(step / self.num_steps)
         value = float(self.accelerator.reduce(loss.detach(), "mean"))
         if not math.isfinite(value):
@@ -192,13 +192,6 @@ class _Training:
                 average.copy_(parameter.detach())
         bits = self.gradual.bits()
         self.watch.tell(f"From step {step + 1} on: " + ("the recipe's grids." if bits is None else f"at least {bits} bits."))
-
-    def _taught(self, inputs: tuple[Tensor, ...]) -> Any:
-        """The teacher's answers."""
-        if self.teacher is None:
-            return None
-        with self.accelerator.autocast():
-            return run(self.teacher, inputs)
 
     def _broken(self, inputs: tuple[Tensor, ...], value: float) -> TrainingError:
         place = first_broken(self.trainable.network, inputs)

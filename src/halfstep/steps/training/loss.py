@@ -31,12 +31,13 @@ class Loss:
         """Whether a teacher's answers are needed."""
         return self.distillation > 0
 
-    def __call__(self, outputs: Any, taught: Any, labels: Tensor | None) -> Tensor:
-        """L, the mean over all rows of scores. ``taught``: the teacher's outputs, or None where they are not needed."""
+    def __call__(self, outputs: Any, taught: Tensor | None, labels: Tensor | None) -> Tensor:
+        """L, the mean over all rows of scores. ``taught``: the teachers' scores, or None where they are not needed."""
         found = scores(outputs)
         total = found.new_zeros(())
         if self.distillation > 0:
-            soft = F.log_softmax(scores(taught) / self.temperature, 1)
+            assert taught is not None
+            soft = F.log_softmax(taught / self.temperature, 1)
             own = F.log_softmax(found / self.temperature, 1)
             divergence = F.kl_div(own, soft, reduction="batchmean", log_target=True)
             total = total + self.distillation * self.temperature**2 * divergence
