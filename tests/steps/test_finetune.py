@@ -226,7 +226,8 @@ result.save(sys.argv[3])
 
 def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     """Kill -9 in the middle of an epoch, then --resume: the weights of a run that nothing disturbed."""
-    recipe = hs.Recipe.parse(TRAINED).with_step("finetune", {"epochs": 3, "checkpoint_minutes": 0, "flip": True, "shift": 1, "warp": 0.5, "views": 2})
+    options = {"epochs": 3, "checkpoint_minutes": 0, "flip": True, "shift": 1, "warp": 0.5, "views": 2}
+    recipe = hs.Recipe.parse(TRAINED).with_step("finetune", options)
     (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
     whole = hs.finetune(digits_network(), digits("calibration"), recipe)
     arguments = [sys.executable, "-c", SCRIPT, str(tmp_path / "recipe.yaml"), str(tmp_path / "kept"), str(tmp_path / "run")]
