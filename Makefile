@@ -42,7 +42,7 @@ lint: $(VENV)/.installed-lint ## style, types and the layer contract
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.installed-studies bench-peer-envs ## the published figures, peers beside halfstep (hours)
-	@set -e; for name in int8_ptq calibration_memory threshold_time solver_layers rounding integer_ptq integer_speed deployment_speed saturation qat_overhead qat document_tables; do \
+	@set -e; for name in int8_ptq calibration_memory threshold_time solver_layers rounding integer_ptq integer_speed deployment_speed saturation qat_overhead known_images qat document_tables; do \
 		echo "== $$name"; $(BIN)/python benchmarks/$$name.py; done
 
 docs: $(VENV)/.installed ## docs/command_line.md, written from the commands' own help

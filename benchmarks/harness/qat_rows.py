@@ -55,7 +55,7 @@ ROWS = {
         Row("lsq_w3a3", "lsq-w3a3", "", 0.7),
         Row("lsq_w2a2", "lsq-w2a2", "", 3.0),
         _taught(4, 0.0, 6, learning_rate=0.005, scale_learning_rate=0.002),
-        _taught(3, 0.7, 10, learning_rate=0.01, scale_learning_rate=0.005),
+        _taught(3, 0.7, 5, views=2, learning_rate=0.01, scale_learning_rate=0.005),
         _taught(2, 3.0, 10, warp=0.5),
         Row("sat_w4a4", "sat-w4a4", "", is_asked_for=False),
         Row("sat_w4a8", "sat-w4a8", "", is_asked_for=False),
