@@ -14,6 +14,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -278,7 +279,9 @@ def images():
 def test_ctrl_c_leaves_nothing(here: Path) -> None:
     (here / "data.py").write_text(INTERRUPTED_DATA)
     before = sorted(here.iterdir())
-    done = start((*NETWORK, "--data", "data.py:images", "--out", "deep/run"), here, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"})
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what a shell starts in the background ignores it
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    done = start((*NETWORK, "--data", "data.py:images", "--out", "deep/run"), here, preexec_fn=heard, env=environment)
     assert done.stderr.splitlines()[-1] == "Interrupted: nothing was written."
     assert "Traceback" not in done.stderr
     assert done.returncode == 128 + signal.SIGINT
