@@ -25,14 +25,8 @@ def test_a_float_network_is_quantized_and_trained(here: Path, halfstep: Callable
     assert result.exit_code == 0, result.output
     assert "Epoch 2 of 2: loss" in result.stderr and "top-1" in result.stderr
     step = finetune_of("run")
-    assert (step["epochs"], step["batch_size"], step["learning_rate"], step["flip"], step["shift"], step["warp"]) == (
-        2.0,
-        8,
-        0.002,
-        True,
-        1,
-        0.5,
-    )
+    given = {"epochs": 2.0, "batch_size": 8, "learning_rate": 0.002, "flip": True, "shift": 1, "warp": 0.5}
+    assert {name: step[name] for name in given} == given
     record = json.loads(Path("run/result.json").read_text())
     assert None not in (record["float"], record["simulated"], record["onnx"], record["integer"])
     assert all(operator["num_differing"] == 0 for operator in record["program"]["operators"])

@@ -29,7 +29,7 @@ from halfstep.steps.pipeline import Outcome, run_steps
 from halfstep.stopwatch import Stopwatch, peak_rss_bytes
 from halfstep.workflow.evaluate import prepare
 from halfstep.workflow.result import STATISTICS_FILE, Result
-from halfstep.workflow.teacher import Teacher, capture_teachers, listed
+from halfstep.workflow.teacher import Teacher, capture_teachers
 
 BATCH_SIZE = 32
 _NUM_KEPT = 32  # calibration inputs kept to verify exports and to measure SQNR
@@ -96,8 +96,9 @@ class Begun:
         """Let a training learn the answers of other networks."""
         if teacher is None:
             return
-        self.context.teachers = capture_teachers(teacher, self.graph, self.kept)
-        names = [type(model).__name__ for model in listed(teacher)]
+        models = [teacher] if isinstance(teacher, Teacher) else teacher
+        self.context.teachers = capture_teachers(models, self.graph, self.kept)
+        names = [type(model).__name__ for model in models]
         whose = "those of another network, a" if len(names) == 1 else "the mean of several networks, of the types"
         self.context.notes.append(f"The answers to learn were {whose} {', '.join(names)}.")
 

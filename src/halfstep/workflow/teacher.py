@@ -22,17 +22,11 @@ from halfstep.steps.training.loss import scores
 Teacher = nn.Module | ExportedProgram
 
 
-def capture_teachers(teacher: Teacher | Sequence[Teacher], student: GraphModule, inputs: tuple[Tensor, ...]) -> tuple[GraphModule, ...]:
+def capture_teachers(models: Sequence[Teacher], student: GraphModule, inputs: tuple[Tensor, ...]) -> tuple[GraphModule, ...]:
     """The graphs of one network or of several. Raises `ModelError` as `capture_teacher`, or where there is none."""
-    models = listed(teacher)
     if not models:
         raise ModelError("The list of teachers is empty: give at least one network, or none at all.")
     return tuple(capture_teacher(model, student, inputs) for model in models)
-
-
-def listed(teacher: Teacher | Sequence[Teacher]) -> list[Teacher]:
-    """One network or several, as a list."""
-    return [teacher] if isinstance(teacher, Teacher) else list(teacher)
 
 
 def capture_teacher(model: Teacher, student: GraphModule, inputs: tuple[Tensor, ...]) -> GraphModule:

@@ -27,10 +27,10 @@ def places(**given: float) -> torch.Tensor:
     return torch.tensor([[given.get(name, 0.0)] for name in ("angle", "scale", "stretch", "shear", "across", "down")])
 
 
-def hill(center: tuple[float, float] = (0.0, 0.0), width: float = 0.1) -> torch.Tensor:
+def hill(center: tuple[float, float]) -> torch.Tensor:
     """An image [1, 1, 64, 64] with one round hill; ``center`` (across, down) in -1 to 1."""
     ends = (torch.arange(64) + 0.5) / 32 - 1
-    return torch.exp(-((ends[None, :] - center[0]) ** 2 + (ends[:, None] - center[1]) ** 2) / width**2).view(1, 1, 64, 64)
+    return torch.exp(-((ends[None, :] - center[0]) ** 2 + (ends[:, None] - center[1]) ** 2) / 0.1**2).view(1, 1, 64, 64)
 
 
 @pytest.mark.parametrize(

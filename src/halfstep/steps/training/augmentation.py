@@ -47,7 +47,7 @@ class Augmentation:
         return Draws(mirrored & self.flip, moves, is_warped, places)
 
     def __call__(self, x: Tensor, draws: Draws) -> Tensor:
-        """Images [N, C, H, W]; those that are not warped have their channels innermost in memory."""
+        """Images [N, C, H, W] with their channels innermost in memory."""
         found = moved(x, draws.moves, draws.mirrored, self.shift)
         chosen = draws.is_warped.nonzero().flatten()
         if len(chosen):

@@ -162,7 +162,7 @@ class _Training:
         set_rates(self.state.optimizers, step, self.num_steps, self.plan.rates.warm_up)
         for index, quantizer in enumerate(self.quantizers):
             quantizer.follow(step / self.num_steps, index, len(self.quantizers))
-        taught = self.teachers(inputs, step) if self.plan.loss.asks_teacher else None
+        taught = self.teachers(inputs, step)
         loss = self.plan.loss(self.model(*inputs), taught, labels) + self.regularizer(step / self.num_steps)
         value = float(self.accelerator.reduce(loss.detach(), "mean"))
         if not math.isfinite(value):

@@ -19,7 +19,9 @@ from halfstep.steps.training.loss import scores
 
 
 class Teachers:
-    """num_batches: after so many steps batches come again; 0: never. autocast: the precision to answer in."""
+    """networks: none where no answers are needed. num_batches: after so many steps batches come again; 0: never. autocast: the precision to
+    answer in.
+    """
 
     def __init__(
         self, networks: Sequence[GraphModule], device: torch.device, num_batches: int, autocast: Callable[[], AbstractContextManager[None]]
@@ -28,8 +30,10 @@ class Teachers:
         self.num_batches, self.autocast = num_batches, autocast
         self.kept: dict[int, Tensor] = {}
 
-    def __call__(self, inputs: tuple[Tensor, ...], step: int) -> Tensor:
+    def __call__(self, inputs: tuple[Tensor, ...], step: int) -> Tensor | None:
         """Scores [N, classes] for the batch of this step; four bytes each stay in memory where batches come again."""
+        if not self.networks:
+            return None
         if not self.num_batches:
             return self._asked(inputs)
         place = step % self.num_batches
