@@ -10,9 +10,9 @@
     python benchmarks/qat.py --print                   the tables of what is stored, nothing measured
 
 Each row is a fresh process with one thread: a trained network, quantized by the recipe and trained on 40,000 images, judged on 5,000
-others by its simulation and by its integer program. CPU seconds are those of the whole method. An interrupted row goes on where it
-stopped. Peers get the same images in the same order, moved and mirrored alike, the same number of epochs, schedule, optimizer and first
-learning rate; they have no integer program, and start anew when interrupted. Finished rows are kept in the JSON file.
+others by its simulation, in float32 and in float64, and by its integer program. CPU seconds are those of the whole method. An interrupted
+row goes on where it stopped. Peers get the same images in the same order, moved and mirrored alike, the same number of epochs, schedule,
+optimizer and first learning rate; they have no integer program, and start anew when interrupted. Finished rows are kept in the JSON file.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from harness.tools import BREVITAS, OWN, TORCHAO
 
 NAMES = (*ROWS, *PEERS)
 LIMIT_SECONDS = 12 * 3600.0
-COLUMNS = ("epochs", "top-1 %", "loss", "integers %", "kB", "CPU s", "images/s", "peak MB", "note")
+COLUMNS = ("epochs", "top-1 %", "loss", "float64 %", "integers %", "kB", "CPU s", "images/s", "peak MB", "note")
 
 
 class Benchmark(Store):
@@ -89,11 +89,13 @@ def print_network(console: Console, rows: dict[str, Any], network: str, names: l
         if "top1" not in row:
             table.add_row(name, *[""] * (len(COLUMNS) - 1), row["missing"])
             continue
-        more = ["", "", "", ""]
+        more = ["", "", "", "", ""]
         if name != FLOAT:
-            more[2:] = [f"{row['method_cpu_seconds']:.0f}", f"{row['images_per_second']:.0f}"]
+            more[3:] = [f"{row['method_cpu_seconds']:.0f}", f"{row['images_per_second']:.0f}"]
         if "integer" in row:
-            more[:2] = [f"{row['integer']:.2f}", f"{row['weight_bytes'] / 1e3:.0f}"]
+            more[1:3] = [f"{row['integer']:.2f}", f"{row['weight_bytes'] / 1e3:.0f}"]
+        if "top1_float64" in row:
+            more[0] = f"{row['top1_float64']:.2f}"
         lost = "-" if exact is None else f"{exact - row['top1']:+.2f}"
         epochs = f"{row['epochs']:g}" if "epochs" in row else ""
         table.add_row(name, epochs, f"{row['top1']:.2f}", lost, *more, f"{row['peak_rss_bytes'] / 1e6:.0f}", row["note"])

@@ -1,11 +1,13 @@
 """halfstep's training with quantization in the loop: ``halfstep.finetune`` with a shipped recipe on all training images.
 
 Images are mirrored at random and moved by up to 4 pixels, as in the training of the float networks. Accuracy: the simulation on the
-validation images, and the integer program on the same ones where there is one. ``--keep`` names a folder for the state of the run: an
-interrupted row goes on from there.
+validation images, and the integer program on the same ones where there is one; also the simulation in float64, whose sums do not round, and
+the number of images that the integers put into another class than it. ``--keep`` names a folder for the state of the run: an interrupted
+row goes on from there.
 """
 
 import argparse
+import copy
 import functools
 import json
 from pathlib import Path
@@ -17,13 +19,18 @@ from peers.halfstep_integer import interpret
 
 
 def _as_integers(result: Any, given: argparse.Namespace) -> dict[str, Any]:
-    """Accuracy and size of the integer program."""
+    """Accuracy and size of the integer program, and the simulation's accuracy where it rounds nothing but codes."""
     import halfstep as hs
     from harness.simulation import predictions
 
     program = hs.lower(result)
+    double = copy.deepcopy(result.model).double()
+    integer, found = predictions(functools.partial(interpret, program), given.network, given.images)
+    top1, expected = predictions(lambda x: double(x.double()), given.network, given.images)
     return {
-        "integer": predictions(functools.partial(interpret, program), given.network, given.images)[0],
+        "integer": integer,
+        "top1_float64": top1,
+        "differing_classes": sum(a != b for a, b in zip(found, expected, strict=True)),
         "differing_codes": sum(operator.num_differing for operator in result.record.program.operators),
         "weight_bytes": program.num_weight_bytes,
     }
