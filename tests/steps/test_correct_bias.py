@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
 import pytest
 import torch
@@ -20,30 +19,13 @@ from halfstep.graph.edit import attribute
 from halfstep.graph.expectation import Expectation, _of_clip, expected_inputs
 from halfstep.graph.operators import weighted_layers
 from halfstep.graph.run import observe
-from halfstep.graph.serialize import duplicate
-from halfstep.graph.statistics import Statistics
 from halfstep.recipes import Recipe
-from halfstep.steps import Calibrate, Context, CorrectBias, FoldBatchNorm, PlaceQuantizers, Round, Scheme
+from halfstep.steps import CorrectBias, FoldBatchNorm, Scheme
 from halfstep.steps.scheme import ActivationScheme, WeightScheme
 
 WEIGHTS_ONLY = Scheme(
     weights=WeightScheme(type="int3", per_channel=False), activations=ActivationScheme(type="float"),
 )  # fmt: skip
-
-
-def rounded(graph: GraphModule, inputs: list[tuple[Tensor, ...]]) -> tuple[GraphModule, Context]:
-    """3-bit weights, everything else in float."""
-
-    def batches() -> Iterable[tuple[Tensor, ...]]:
-        return inputs
-
-    context = Context(WEIGHTS_ONLY, Statistics("x"), torch.Generator().manual_seed(0), batches=batches)
-    for step in (FoldBatchNorm(), PlaceQuantizers()):
-        graph = step.apply(graph, context)
-    context.reference = duplicate(graph)
-    for later in (Calibrate(), Round()):
-        graph = later.apply(graph, context)
-    return graph, context
 
 
 def means(graph: GraphModule, inputs: list[tuple[Tensor, ...]]) -> dict[str, Tensor]:
@@ -64,7 +46,7 @@ def means(graph: GraphModule, inputs: list[tuple[Tensor, ...]]) -> dict[str, Ten
 @pytest.mark.parametrize("name", ["conv_bn_relu", "residual", "depthwise", "transposed", "linear_bn", "concat", "conv1d", "two_inputs"])
 def test_every_output_has_the_mean_of_the_float_network(name: str) -> None:
     inputs = [zoo.ZOO[name].inputs(5, seed) for seed in range(3)]
-    graph, context = rounded(zoo.captured(name), inputs)
+    graph, context = zoo.rounded(zoo.captured(name), inputs, WEIGHTS_ONLY)
     assert context.reference is not None
     wanted, before = means(context.reference, inputs), means(graph, inputs)
     graph = CorrectBias().apply(graph, context)
@@ -79,7 +61,7 @@ def test_every_output_has_the_mean_of_the_float_network(name: str) -> None:
 def test_doing_it_twice_changes_nothing() -> None:
     """The float bias is what is corrected, not the bias that is there."""
     inputs = [zoo.ZOO["residual"].inputs(8)]
-    graph, context = rounded(zoo.captured("residual"), inputs)
+    graph, context = zoo.rounded(zoo.captured("residual"), inputs, WEIGHTS_ONLY)
     CorrectBias().apply(graph, context)
     once = {layer.name: attribute(graph, layer.bias).clone() for layer in weighted_layers(graph)}  # type: ignore[arg-type]
     CorrectBias().apply(graph, context)
@@ -91,7 +73,7 @@ def test_it_does_not_depend_on_the_batches() -> None:
     x = zoo.ZOO["residual"].inputs(12)
     found = []
     for size in (12, 5):
-        graph, context = rounded(zoo.captured("residual"), [(part,) for part in x[0].split(size)])
+        graph, context = zoo.rounded(zoo.captured("residual"), [(part,) for part in x[0].split(size)], WEIGHTS_ONLY)
         CorrectBias().apply(graph, context)
         found.append(torch.cat([attribute(graph, layer.bias) for layer in weighted_layers(graph)]))  # type: ignore[arg-type]
     assert torch.allclose(*found, atol=1e-6)
@@ -189,7 +171,7 @@ def test_analytic_is_close_to_empirical() -> None:
     x = torch.randn(256, 3, 8, 8)
     errors = {}
     for method in ("none", "analytic"):
-        graph, context = rounded(capture(normalized(_Network(), x), (x[:4],)), [(x,)])
+        graph, context = zoo.rounded(capture(normalized(_Network(), x), (x[:4],)), [(x,)], WEIGHTS_ONLY)
         assert context.reference is not None
         if method == "analytic":
             CorrectBias(method="analytic").apply(graph, context)
@@ -202,7 +184,7 @@ def test_analytic_is_close_to_empirical() -> None:
 def test_layers_without_a_bias_of_their_own_are_counted() -> None:
     for name, note in (("bias_free", "The bias of 2 layers"), ("shared", "The bias of 4 layers")):
         inputs = [zoo.ZOO[name].inputs(4)]
-        graph, context = rounded(zoo.captured(name), inputs)
+        graph, context = zoo.rounded(zoo.captured(name), inputs, WEIGHTS_ONLY)
         CorrectBias().apply(graph, context)
         assert context.notes == [f"{note} was not corrected: they have none of their own."]
 
@@ -215,7 +197,7 @@ def test_it_comes_behind_the_rounding() -> None:
 
 def test_the_weights_stay() -> None:
     inputs = [zoo.ZOO["residual"].inputs(4)]
-    graph, context = rounded(zoo.captured("residual"), inputs)
+    graph, context = zoo.rounded(zoo.captured("residual"), inputs, WEIGHTS_ONLY)
     before = [attribute(graph, behind_quantizer(layer.weight)).clone() for layer in weighted_layers(graph)]
     CorrectBias().apply(graph, context)
     for weight, layer in zip(before, weighted_layers(graph), strict=True):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -17,32 +15,15 @@ from halfstep.graph.edges import behind_quantizer, quantizer_of
 from halfstep.graph.edit import attribute
 from halfstep.graph.operators import weighted_layers
 from halfstep.graph.run import observe
-from halfstep.graph.serialize import duplicate
-from halfstep.graph.statistics import Statistics
 from halfstep.quantizers import UniformQuantizer
 from halfstep.recipes import Recipe
-from halfstep.steps import Calibrate, Context, FoldBatchNorm, PlaceQuantizers, ReestimateBatchNorm, Round, Scheme
+from halfstep.steps import FoldBatchNorm, ReestimateBatchNorm, Round, Scheme
 from halfstep.steps.scheme import ActivationScheme, WeightScheme
 
 Inputs = list[tuple[Tensor, ...]]
 WEIGHTS_ONLY = Scheme(weights=WeightScheme(type="int3", per_channel=True), activations=ActivationScheme(type="float"))
 PER_TENSOR = WEIGHTS_ONLY.model_copy(update={"weights": WeightScheme(type="int3", per_channel=False)})
 MEANS_ONLY = "layers only the means were re-estimated, not the deviations: they have one scale for the whole weight"
-
-
-def rounded(graph: GraphModule, inputs: Inputs, scheme: Scheme = WEIGHTS_ONLY) -> tuple[GraphModule, Context]:
-    """3-bit weights, everything else in float."""
-
-    def batches() -> Iterable[tuple[Tensor, ...]]:
-        return inputs
-
-    context = Context(scheme, Statistics("x"), torch.Generator().manual_seed(0), batches=batches)
-    for step in (FoldBatchNorm(), PlaceQuantizers()):
-        graph = step.apply(graph, context)
-    context.reference = duplicate(graph)
-    for later in (Calibrate(), Round()):
-        graph = later.apply(graph, context)
-    return graph, context
 
 
 def moments(graph: GraphModule, inputs: Inputs) -> dict[str, tuple[Tensor, Tensor]]:
@@ -73,7 +54,7 @@ def codes(graph: GraphModule) -> dict[str, Tensor]:
 @pytest.mark.parametrize("name", ["conv_bn_relu", "residual", "depthwise", "transposed", "linear_bn", "conv1d", "conv3d"])
 def test_every_output_has_mean_and_deviation_of_the_float_network(name: str) -> None:
     inputs = [zoo.ZOO[name].inputs(5, seed) for seed in range(3)]
-    graph, context = rounded(zoo.captured(name), inputs)
+    graph, context = zoo.rounded(zoo.captured(name), inputs, WEIGHTS_ONLY)
     assert context.reference is not None
     known = graph.meta["batch_norms"]
     has_scales = {layer.name for layer in weighted_layers(graph) if quantizer_of(layer.weight).grid.channel_axis is not None}  # type: ignore[union-attr]
@@ -94,7 +75,7 @@ def test_every_output_has_mean_and_deviation_of_the_float_network(name: str) -> 
 
 def test_layers_without_a_batch_norm_are_left_alone() -> None:
     inputs = [zoo.ZOO["residual"].inputs(8)]
-    graph, context = rounded(zoo.captured("residual"), inputs)
+    graph, context = zoo.rounded(zoo.captured("residual"), inputs, WEIGHTS_ONLY)
     before = {layer.name: attribute(graph, behind_quantizer(layer.bias)).clone() for layer in weighted_layers(graph)}  # type: ignore[arg-type]
     graph = ReestimateBatchNorm().apply(graph, context)
     for layer in weighted_layers(graph):
@@ -111,7 +92,7 @@ def test_where_scales_are_not_free_only_the_mean_comes_back(why: str) -> None:
         first = {"overrides": ({"pattern": "conv2", "weights": "float"},)}
         scheme = Scheme.model_validate(WEIGHTS_ONLY.model_dump() | first)
     inputs = [zoo.ZOO["residual"].inputs(16)]
-    graph, context = rounded(zoo.captured("residual"), inputs, scheme)
+    graph, context = zoo.rounded(zoo.captured("residual"), inputs, scheme)
     assert context.reference is not None
     scales = {path: buffer.clone() for path, buffer in graph.named_buffers() if path.endswith("scale")}
     wanted = moments(context.reference, inputs)
@@ -127,7 +108,7 @@ def test_where_scales_are_not_free_only_the_mean_comes_back(why: str) -> None:
 
 def test_doing_it_twice_changes_nothing() -> None:
     inputs = [zoo.ZOO["residual"].inputs(8)]
-    graph, context = rounded(zoo.captured("residual"), inputs)
+    graph, context = zoo.rounded(zoo.captured("residual"), inputs, WEIGHTS_ONLY)
     ReestimateBatchNorm().apply(graph, context)
     once = {name: tensor.clone() for name, tensor in graph.state_dict().items()}
     ReestimateBatchNorm().apply(graph, context)
@@ -139,7 +120,7 @@ def test_it_does_not_depend_on_the_batches() -> None:
     x = zoo.ZOO["residual"].inputs(300)[0]
     found = []
     for size in (300, 130):  # the walk merges smaller batches
-        graph, context = rounded(zoo.captured("residual"), [(part,) for part in x.split(size)])
+        graph, context = zoo.rounded(zoo.captured("residual"), [(part,) for part in x.split(size)], WEIGHTS_ONLY)
         ReestimateBatchNorm().apply(graph, context)
         found.append(graph.state_dict())
     for name, tensor in found[0].items():
@@ -150,7 +131,7 @@ def test_a_first_batch_unlike_the_others_does_no_harm() -> None:
     """Sums are taken in units of the first batch: here its channels hardly move, and later ones move a thousand times as much."""
     x = zoo.ZOO["residual"].inputs(256)[0]
     x[:128] *= 1e-3
-    graph, context = rounded(zoo.captured("residual"), [(part,) for part in x.split(128)])
+    graph, context = zoo.rounded(zoo.captured("residual"), [(part,) for part in x.split(128)], WEIGHTS_ONLY)
     assert context.reference is not None
     wanted = moments(context.reference, [(x,)])
     ReestimateBatchNorm().apply(graph, context)
@@ -210,7 +191,7 @@ def test_biases_still_fit_and_constant_channels_keep_their_scale() -> None:
 
 def test_without_folded_batch_norms_a_note_says_so() -> None:
     inputs = [zoo.ZOO["bias_free"].inputs(4)]
-    graph, context = rounded(zoo.captured("bias_free"), inputs)
+    graph, context = zoo.rounded(zoo.captured("bias_free"), inputs, WEIGHTS_ONLY)
     before = {name: tensor.clone() for name, tensor in graph.state_dict().items()}
     graph = ReestimateBatchNorm().apply(graph, context)
     assert context.notes == ["No batch norm was re-estimated: none was folded."]

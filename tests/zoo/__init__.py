@@ -16,7 +16,7 @@ from halfstep.graph.capture import capture
 from halfstep.graph.serialize import duplicate
 from halfstep.graph.statistics import Statistics
 from halfstep.rounding import ROUNDINGS, AbstractRounding
-from halfstep.steps import Context, Scheme
+from halfstep.steps import Calibrate, Context, FoldBatchNorm, PlaceQuantizers, Round, Scheme
 from halfstep.workflow.result import Result
 from zoo import convolutions, interfaces, mutations, norms, operators
 from zoo.members import ZOO, Member, unsettle
@@ -48,6 +48,17 @@ def context(x: Tensor | None = None) -> Context:
     """What a step is given beside the graph; x: calibration inputs, if there are any."""
     parts = [] if x is None else [(part,) for part in x.split(8) if len(part)]
     return Context(Scheme(), Statistics("x"), torch.Generator().manual_seed(0), batches=lambda: parts)
+
+
+def rounded(graph: GraphModule, inputs: list[tuple[Tensor, ...]], scheme: Scheme) -> tuple[GraphModule, Context]:
+    """``graph`` with weights on the nearest codes of the scheme, and what a step behind that is given; inputs: batches to calibrate on."""
+    given = Context(scheme, Statistics("x"), torch.Generator().manual_seed(0), batches=lambda: inputs)
+    for step in (FoldBatchNorm(), PlaceQuantizers()):
+        graph = step.apply(graph, given)
+    given.reference = duplicate(graph)
+    for later in (Calibrate(), Round()):
+        graph = later.apply(graph, given)
+    return graph, given
 
 
 def leaves(outputs: Any) -> list[Tensor]:
