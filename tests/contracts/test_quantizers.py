@@ -45,7 +45,7 @@ def built(name: str, grid: Grid) -> AbstractQuantizer:
     required = {
         parameter.name
         for parameter in list(inspect.signature(QUANTIZERS[name]).parameters.values())[1:]
-        if parameter.default is parameter.empty or parameter.name in PARTS
+        if parameter.kind is not parameter.VAR_KEYWORD and (parameter.default is parameter.empty or parameter.name in PARTS)
     }
     assert required <= PARTS, f"the contract does not know how to build {name}: {required - PARTS}"
     arguments: dict[str, Any] = {"num_channels": None if grid.channel_axis is None else NUM_CHANNELS}

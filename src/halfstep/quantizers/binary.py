@@ -29,7 +29,7 @@ from typing import Any, ClassVar, Literal, final
 import torch
 from torch import Tensor, nn
 
-from halfstep.grid import Grid, Quantized
+from halfstep.grid import Quantized
 from halfstep.quantizers.abstract import QUANTIZERS
 from halfstep.quantizers.clamped_weight import signs
 from halfstep.quantizers.learned import rows
@@ -46,19 +46,14 @@ class BinaryQuantizer(AbstractStatisticQuantizer):
     most_bits: ClassVar[int] = 2
     way_out: ClassVar[str] = "Train with its option activations at zero_one"
 
-    def __init__(
-        self,
-        grid: Grid,
-        num_channels: int | None = None,
-        num_groups: int | None = None,
-        is_weight: bool = False,
-        *,
-        activations: Activations = "grid",
-    ) -> None:
-        super().__init__(grid, num_channels, num_groups, is_weight)
-        self.activations: Activations = activations
-        is_binary = not is_weight and grid.bits == 2 and grid.signed and grid.symmetric and grid.channel_axis is None
-        self.levels: Activations = activations if is_binary else "grid"
+    activations: Activations = "grid"
+
+    def make_parameters(self) -> None:
+        """A shift, where the levels are signs around it."""
+        super().make_parameters()
+        grid = self.grid
+        is_binary = not self.is_weight and grid.bits == 2 and grid.signed and grid.symmetric and grid.channel_axis is None
+        self.levels: Activations = self.activations if is_binary else "grid"
         self.shift = nn.Parameter(torch.zeros(1)) if self.levels == "signs" else None  # (c - b) / b, [1] or one a channel
 
     @property

@@ -9,39 +9,36 @@ what a method does with weights is in the method's file.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from halfstep.grid import Grid, Quantized, quantize_affine
+from halfstep.grid import Quantized, quantize_affine
 from halfstep.quantizers.learned import AbstractLearnedQuantizer, Positive
 from halfstep.quantizers.learned_step import Slope, on_grid, with_gradient_times
+
+Ends = Literal["none", "activations", "all"]
 
 
 class AbstractCalibratedQuantizer(AbstractLearnedQuantizer):
     """Buffers ``calibrated_scale`` and ``zero_point`` of shape [], [C] or [C, num_groups]. A subclass overrides what it does otherwise.
 
-    slope: that of x̂ in a, where there is an a.
+    learned_ends: whose grid ends at a learned a. slope: that of x̂ in a.
     """
 
+    learned_ends: ClassVar[Ends] = "none"
     slope: ClassVar[Slope] = "clip"
 
     calibrated_scale: Tensor
     zero_point: Tensor
 
-    def __init__(
-        self,
-        grid: Grid,
-        num_channels: int | None = None,
-        num_groups: int | None = None,
-        is_weight: bool = False,
-        learns_clipping_point: bool = False,
-    ) -> None:
-        super().__init__(grid, num_channels, num_groups, is_weight)
+    def make_parameters(self) -> None:
+        """The calibrated grid, and the clipping point."""
         self.register_buffer("calibrated_scale", torch.full(self.shape(), torch.nan))
         self.register_buffer("zero_point", torch.zeros(self.shape()))
-        self.clipping_point = Positive(self.shape()) if learns_clipping_point else None
+        is_learned = self.learned_ends == "all" or (self.learned_ends == "activations" and not self.is_weight)
+        self.clipping_point = Positive(self.shape()) if is_learned else None
 
     @property
     def is_calibrated(self) -> bool:

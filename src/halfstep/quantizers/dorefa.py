@@ -17,7 +17,7 @@ from typing import ClassVar, final
 
 from torch import Tensor
 
-from halfstep.grid import Grid, Quantized
+from halfstep.grid import Quantized
 from halfstep.quantizers.abstract import QUANTIZERS
 from halfstep.quantizers.calibrated import AbstractCalibratedQuantizer
 from halfstep.quantizers.clamped_weight import Levels, clamped, on_levels
@@ -30,17 +30,7 @@ class DorefaQuantizer(AbstractCalibratedQuantizer):
 
     keeps_values: ClassVar[bool] = False
 
-    def __init__(
-        self,
-        grid: Grid,
-        num_channels: int | None = None,
-        num_groups: int | None = None,
-        is_weight: bool = False,
-        *,
-        levels: Levels = "symmetric",
-    ) -> None:
-        super().__init__(grid, num_channels, num_groups, is_weight)
-        self.levels: Levels = levels
+    levels: Levels = "symmetric"
 
     def start(self, x: Tensor) -> None:
         """Clip activations at 1."""

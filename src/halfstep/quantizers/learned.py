@@ -9,7 +9,6 @@ same step on the number itself would, and no step can make it 0 or negative. (Th
 
 from __future__ import annotations
 
-import inspect
 import math
 import typing
 from abc import abstractmethod
@@ -29,22 +28,33 @@ from halfstep.registry import Method, Spec, parse_spec
 class AbstractLearnedQuantizer(AbstractQuantizer):
     """A quantizer that training moves, on a weight's edge (``is_weight``) or an activation's.
 
-    Its constructor takes (grid, num_channels, num_groups, is_weight) and the method's options behind them, as keywords with defaults and
-    annotations: they are what a recipe may write, and each is kept as an attribute of its name. After training `quantize` of the tensor on
-    its edge gives the codes, scale and zero point that a fixed grid takes over; one whose levels are no such grid says so in
-    ``is_uniform``. keeps_values: whether a value on its grid, taken for a weight, is quantized to itself. way_out: what to do where one
-    that is not uniform has no form.
+    Options are annotated attributes of the class with a default: what a recipe may write, and keywords of the constructor. After training
+    `quantize` of the tensor on its edge gives the codes, scale and zero point that a fixed grid takes over; one whose levels are no such
+    grid says so in ``is_uniform``. keeps_values: whether a value on its grid, taken for a weight, is quantized to itself. way_out: what to
+    do where one that is not uniform has no form.
     """
 
     keeps_values: ClassVar[bool] = True
     way_out: ClassVar[str] = "Train with another quantizer, such as lsq"
 
-    def __init__(self, grid: Grid, num_channels: int | None = None, num_groups: int | None = None, is_weight: bool = False) -> None:
+    def __init__(
+        self, grid: Grid, num_channels: int | None = None, num_groups: int | None = None, is_weight: bool = False, **options: Any
+    ) -> None:
         super().__init__(grid)
         if (grid.channel_axis is None) != (num_channels is None) or (grid.group_size is None) != (num_groups is None):
             raise ValueError("num_channels goes with a grid that has a channel axis, num_groups with one that has groups")
         self.num_channels, self.num_groups = num_channels, num_groups
         self.is_weight = is_weight
+        known = self.options()
+        for name, value in options.items():
+            if name not in known:
+                raise TypeError(f"{self.name} has no option '{name}': {', '.join(known) or 'none at all'}")
+            setattr(self, name, value)
+        self.make_parameters()
+
+    @abstractmethod
+    def make_parameters(self) -> None:
+        """Parameters and buffers, of the shape that `shape` says, without values yet; options have theirs."""
 
     @property
     def is_uniform(self) -> bool:
@@ -72,13 +82,16 @@ class AbstractLearnedQuantizer(AbstractQuantizer):
         """
 
     @classmethod
-    def option_names(cls) -> list[str]:
-        """What a recipe may write behind the method's name."""
-        return [p.name for p in inspect.signature(cls).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    def options(cls) -> dict[str, tuple[Any, Any]]:
+        """(type, default) of what a recipe may write behind the method's name."""
+        hints = typing.get_type_hints(cls, include_extras=True)
+        below = cls.__mro__[: cls.__mro__.index(AbstractLearnedQuantizer)]
+        names = [name for kind in below for name in vars(kind).get("__annotations__", {}) if hasattr(cls, name)]
+        return {name: (hints[name], getattr(cls, name)) for name in names if typing.get_origin(hints[name]) is not ClassVar}
 
     def configuration(self) -> dict[str, Any]:
         """Everything the constructor takes."""
-        own = {name: getattr(self, name) for name in ("num_channels", "num_groups", "is_weight", *self.option_names())}
+        own = {name: getattr(self, name) for name in ("num_channels", "num_groups", "is_weight", *self.options())}
         return {**super().configuration(), **own}
 
     def shape(self) -> tuple[int, ...]:
@@ -151,9 +164,7 @@ def learned_kind(spec: Spec) -> tuple[type[AbstractLearnedQuantizer], dict[str, 
     if not issubclass(kind, AbstractLearnedQuantizer):
         known = ", ".join(name for name in QUANTIZERS if issubclass(QUANTIZERS[name], AbstractLearnedQuantizer))
         raise RecipeError(f"'{name}' has nothing that training could move. Known: {known}.")
-    hints = typing.get_type_hints(kind.__init__, include_extras=True)
-    parameters = inspect.signature(kind).parameters
-    fields: dict[str, Any] = {option: (hints[option], parameters[option].default) for option in kind.option_names()}
+    fields: dict[str, Any] = kind.options()
     options = pydantic.create_model(kind.__name__, __base__=Method, **fields)
     options.name = name
     return kind, options.from_options(given).model_dump()

@@ -59,9 +59,10 @@ class LqNetsQuantizer(AbstractCalibratedQuantizer):
 
     basis: Tensor
 
-    def __init__(self, grid: Grid, num_channels: int | None = None, num_groups: int | None = None, is_weight: bool = False) -> None:
-        super().__init__(grid, num_channels, num_groups, is_weight)
-        self.register_buffer("basis", torch.full((*self.shape(), grid.bits), torch.nan))
+    def make_parameters(self) -> None:
+        """The basis, of one number a bit."""
+        super().make_parameters()
+        self.register_buffer("basis", torch.full((*self.shape(), self.grid.bits), torch.nan))
 
     @property
     def is_uniform(self) -> bool:

@@ -20,7 +20,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from halfstep.grid import Grid, Quantized, quantize_affine
+from halfstep.grid import Quantized, quantize_affine
 from halfstep.quantizers.abstract import QUANTIZERS
 from halfstep.quantizers.learned import AbstractLearnedQuantizer, Positive, rows
 from halfstep.quantizers.learned_step import on_grid, with_gradient_times
@@ -33,17 +33,10 @@ class LsqQuantizer(AbstractLearnedQuantizer):
 
     zero_point: Tensor
 
-    def __init__(
-        self,
-        grid: Grid,
-        num_channels: int | None = None,
-        num_groups: int | None = None,
-        is_weight: bool = False,
-        *,
-        scale_gradient: bool = True,
-    ) -> None:
-        super().__init__(grid, num_channels, num_groups, is_weight)
-        self.scale_gradient = scale_gradient
+    scale_gradient: bool = True
+
+    def make_parameters(self) -> None:
+        """The step."""
         self.step = Positive(self.shape())
         self.register_buffer("zero_point", torch.zeros(self.shape()))
 

@@ -19,7 +19,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from halfstep.grid import Grid, Quantized, quantize_affine
+from halfstep.grid import Quantized, quantize_affine
 from halfstep.quantizers.abstract import QUANTIZERS
 from halfstep.quantizers.learned import AbstractLearnedQuantizer, Positive, rows, variance
 from halfstep.quantizers.learned_step import on_grid, with_gradient_times
@@ -33,10 +33,10 @@ _NUM_DEVIATIONS = 3.0
 class LsqPlusQuantizer(AbstractLearnedQuantizer):
     """Learned step size and, on grids that are not symmetric, learned offset."""
 
-    def __init__(self, grid: Grid, num_channels: int | None = None, num_groups: int | None = None, is_weight: bool = False) -> None:
-        super().__init__(grid, num_channels, num_groups, is_weight)
+    def make_parameters(self) -> None:
+        """Step and offset."""
         self.step = Positive(self.shape())
-        self.offset = None if grid.symmetric else nn.Parameter(torch.zeros(self.shape()))
+        self.offset = None if self.grid.symmetric else nn.Parameter(torch.zeros(self.shape()))
 
     @property
     def is_calibrated(self) -> bool:

@@ -16,15 +16,14 @@ clipping point starts where calibration put it; they count as layers in the orde
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, final
+from typing import Annotated, ClassVar, Literal, final
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from halfstep.grid import Grid
 from halfstep.quantizers.abstract import QUANTIZERS
-from halfstep.quantizers.calibrated import AbstractCalibratedQuantizer
+from halfstep.quantizers.calibrated import AbstractCalibratedQuantizer, Ends
 from halfstep.quantizers.learned import rows, variance
 
 _NUM_DEVIATIONS = 3.0
@@ -36,18 +35,14 @@ Stage = Literal["real", "noisy", "rounded"]
 class NiceQuantizer(AbstractCalibratedQuantizer):
     """Noise injection and clamping. noise: share of a layer's weights that get noise in its turn. turns: share of the training."""
 
-    def __init__(
-        self,
-        grid: Grid,
-        num_channels: int | None = None,
-        num_groups: int | None = None,
-        is_weight: bool = False,
-        *,
-        noise: Annotated[float, Field(ge=0, le=1)] = 0.05,
-        turns: Annotated[float, Field(ge=0, le=1)] = 0.75,
-    ) -> None:
-        super().__init__(grid, num_channels, num_groups, is_weight, learns_clipping_point=not is_weight)
-        self.noise, self.turns = noise, turns
+    learned_ends: ClassVar[Ends] = "activations"
+
+    noise: Annotated[float, Field(ge=0, le=1)] = 0.05
+    turns: Annotated[float, Field(ge=0, le=1)] = 0.75
+
+    def make_parameters(self) -> None:
+        """A clipping point; weights begin without noise."""
+        super().make_parameters()
         self.stage: Stage = "rounded"
 
     def start(self, x: Tensor) -> None:

@@ -11,15 +11,14 @@ too, n s, moved by the same parameter: on a weight's grid it is -a or, with one 
 
 from __future__ import annotations
 
-from typing import Annotated, final
+from typing import Annotated, ClassVar, final
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from halfstep.grid import Grid
 from halfstep.quantizers.abstract import QUANTIZERS
-from halfstep.quantizers.calibrated import AbstractCalibratedQuantizer
+from halfstep.quantizers.calibrated import AbstractCalibratedQuantizer, Ends
 
 
 @final
@@ -27,17 +26,9 @@ from halfstep.quantizers.calibrated import AbstractCalibratedQuantizer
 class PactQuantizer(AbstractCalibratedQuantizer):
     """Learned clipping point. clip: where it starts, if not where calibration put it."""
 
-    def __init__(
-        self,
-        grid: Grid,
-        num_channels: int | None = None,
-        num_groups: int | None = None,
-        is_weight: bool = False,
-        *,
-        clip: Annotated[float, Field(gt=0)] = 8.0,
-    ) -> None:
-        super().__init__(grid, num_channels, num_groups, is_weight, learns_clipping_point=True)
-        self.clip = clip
+    learned_ends: ClassVar[Ends] = "all"
+
+    clip: Annotated[float, Field(gt=0)] = 8.0
 
     def start(self, x: Tensor) -> None:
         """A = ``clip``, whatever the values are."""

@@ -22,9 +22,9 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from halfstep.grid import Grid, Quantized, round_straight_through
+from halfstep.grid import Quantized, round_straight_through
 from halfstep.quantizers.abstract import QUANTIZERS
-from halfstep.quantizers.calibrated import AbstractCalibratedQuantizer
+from halfstep.quantizers.calibrated import AbstractCalibratedQuantizer, Ends
 from halfstep.quantizers.learned import Positive
 from halfstep.quantizers.learned_step import Slope
 
@@ -37,22 +37,17 @@ class QilQuantizer(AbstractCalibratedQuantizer):
     """Learned interval. learn_exponent: whether the weights' g is learned or stays 1."""
 
     keeps_values: ClassVar[bool] = False
+    learned_ends: ClassVar[Ends] = "activations"
     slope: ClassVar[Slope] = "step"
 
-    def __init__(
-        self,
-        grid: Grid,
-        num_channels: int | None = None,
-        num_groups: int | None = None,
-        is_weight: bool = False,
-        *,
-        learn_exponent: bool = False,
-    ) -> None:
-        super().__init__(grid, num_channels, num_groups, is_weight, learns_clipping_point=not is_weight)
-        self.learn_exponent = learn_exponent
-        self.centre = Positive(self.shape()) if is_weight else None
-        self.half_width = Positive(self.shape()) if is_weight else None
-        self.exponent = Positive(self.shape()) if is_weight and learn_exponent else None
+    learn_exponent: bool = False
+
+    def make_parameters(self) -> None:
+        """Of weights, the interval; of activations, its end."""
+        super().make_parameters()
+        self.centre = Positive(self.shape()) if self.is_weight else None
+        self.half_width = Positive(self.shape()) if self.is_weight else None
+        self.exponent = Positive(self.shape()) if self.is_weight and self.learn_exponent else None
 
     @property
     def largest(self) -> Tensor:

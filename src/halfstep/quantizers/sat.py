@@ -23,9 +23,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from halfstep.grid import Grid, Quantized
+from halfstep.grid import Quantized
 from halfstep.quantizers.abstract import QUANTIZERS
-from halfstep.quantizers.calibrated import AbstractCalibratedQuantizer
+from halfstep.quantizers.calibrated import AbstractCalibratedQuantizer, Ends
 from halfstep.quantizers.clamped_weight import Levels, clamped, on_levels
 from halfstep.quantizers.learned import rows, variance
 from halfstep.quantizers.learned_step import Slope
@@ -39,23 +39,12 @@ class SatQuantizer(AbstractCalibratedQuantizer):
     """Scale-adjusted training. levels: symmetric, dorefa, centred, binary. rescale: c of weights. clip: start of a, if not calibrated."""
 
     keeps_values: ClassVar[bool] = False
+    learned_ends: ClassVar[Ends] = "activations"
     slope: ClassVar[Slope] = "step"
 
-    def __init__(
-        self,
-        grid: Grid,
-        num_channels: int | None = None,
-        num_groups: int | None = None,
-        is_weight: bool = False,
-        *,
-        levels: Levels = "symmetric",
-        rescale: Rescale = "std",
-        clip: Annotated[float, Field(gt=0)] = 8.0,
-    ) -> None:
-        super().__init__(grid, num_channels, num_groups, is_weight, learns_clipping_point=not is_weight)
-        self.levels: Levels = levels
-        self.rescale: Rescale = rescale
-        self.clip = clip
+    levels: Levels = "symmetric"
+    rescale: Rescale = "std"
+    clip: Annotated[float, Field(gt=0)] = 8.0
 
     def start(self, x: Tensor) -> None:
         """A = ``clip``, whatever the values are."""
