@@ -28,7 +28,7 @@ ACCURACY = 1.5
 NETWORKS = [
     "resnet20",
     "resnet8_mlperf",
-    "nin",
+    pytest.param("nin", marks=pytest.mark.slow),
     pytest.param("resnet32", marks=pytest.mark.slow),
     pytest.param("resnet56", marks=pytest.mark.slow),
 ]

@@ -38,7 +38,7 @@ def assert_same(first: Path, second: Path) -> None:
 
 
 def test_killed_and_resumed(tmp_path: Path) -> None:
-    method = "{adaround: {num_iterations: 400}}"
+    method = "{adaround: {num_iterations: 200}}"
     plain = command(tmp_path, method, "plain")
     (tmp_path / "resumed.yaml").write_text((tmp_path / "plain.yaml").read_text())
     interrupted = [*plain[: plain.index("--out")], "--out", str(tmp_path / "resumed")]
@@ -62,7 +62,11 @@ def test_killed_and_resumed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("method", "per_channel"),
-    [("lattice", True), ("lattice", False), pytest.param("{adaround: {num_iterations: 50}}", True, marks=pytest.mark.slow)],
+    [
+        ("lattice", True),
+        pytest.param("lattice", False, marks=pytest.mark.slow),
+        pytest.param("{adaround: {num_iterations: 50}}", True, marks=pytest.mark.slow),
+    ],
 )
 def test_two_processes_find_the_codes_of_one(tmp_path: Path, method: str, per_channel: bool) -> None:
     alone = command(tmp_path, method, "one", per_channel=per_channel)

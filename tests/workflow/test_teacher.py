@@ -35,7 +35,7 @@ class Opposite(Shifted):
 
 def test_the_teachers_answers_are_learned_in_place_of_the_float_networks() -> None:
     data = hs.load_data("digits:calibration")
-    result = hs.finetune(digits_network(), data, teacher=Shifted(), epochs=10, options=OPTIONS)
+    result = hs.finetune(digits_network(), data, teacher=Shifted(), epochs=3, options=OPTIONS)
     inputs = torch.cat([batch.inputs[0] for batch in data.batches(64)])
     with torch.no_grad():
         learned, own = result.model(inputs).argmax(1), result.float_model(inputs).argmax(1)
@@ -46,7 +46,7 @@ def test_the_teachers_answers_are_learned_in_place_of_the_float_networks() -> No
 def test_of_several_teachers_the_mean_is_learned() -> None:
     """The mean of a network's scores and their opposites is 0: every class is as likely as any other."""
     data, own = hs.load_data("digits:calibration"), digits_network()
-    result = hs.finetune(own, data, teacher=[own, Opposite()], epochs=10, options=OPTIONS)
+    result = hs.finetune(own, data, teacher=[own, Opposite()], epochs=3, options=OPTIONS)
     inputs = torch.cat([batch.inputs[0] for batch in data.batches(64)])
     with torch.no_grad():
         assert float(result.model(inputs).softmax(1).max(1).values.mean()) < 0.3 < float(own(inputs).softmax(1).max(1).values.mean())
