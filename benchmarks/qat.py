@@ -1,10 +1,9 @@
 """Quantization-aware training on CIFAR-10: how much of the float accuracy comes back, at which cost, and as integers.
 
-    python benchmarks/qat.py                           LSQ at W8A8, W4A4, W3A3 and W2A2 on ResNet-20, ten epochs at most, Brevitas and
-                                                       torchao at W8A8 and W4A4; then the targets
+    python benchmarks/qat.py                           LSQ at W8A8, W4A4, W3A3 and W2A2 on ResNet-20, ten epochs at most, taught by itself
+                                                       or by three networks, Brevitas and torchao at W8A8 and W4A4; then the targets
     python benchmarks/qat.py --quick                   an eighth of an epoch, two rows, 500 validation images: does it run?
-    python benchmarks/qat.py --rows all                also LSQ with three teachers, the other quantizers for one epoch each, and the
-                                                       peers' defaults
+    python benchmarks/qat.py --rows all                also the other quantizers for one epoch each, and the peers' defaults
     python benchmarks/qat.py --rows brevitas_w4a4 --venv brevitas=/some/folder      a peer whose environment lies elsewhere
     python benchmarks/qat.py --redo lsq_w2a2           measure these again, keep the others ("all": every one)
     python benchmarks/qat.py --print                   the tables of what is stored, nothing measured

@@ -44,7 +44,7 @@ def _taught(bits: int, loss: float, epochs: float, **options: Any) -> Row:
     """By three networks together, on images of which the float network knows as little as of new ones."""
     chosen = json.dumps({"warp": 0.75, "views": 3, "batch_norm": "live", "start_weights": "float"} | options)
     name, recipe, note = f"lsq_w{bits}a{bits}_taught", f"lsq-w{bits}a{bits}", "taught by three networks, on warped images"
-    return Row(name, recipe, note, loss, epochs, chosen, is_asked_for=False, teachers=("resnet20", "resnet32", "resnet56"))
+    return Row(name, recipe, note, loss, epochs, chosen, teachers=("resnet20", "resnet32", "resnet56"))
 
 
 ROWS = {
