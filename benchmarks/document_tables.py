@@ -203,7 +203,7 @@ def training(results: dict[str, Any]) -> list[str]:
     for name in (*qat_rows.ROWS, *qat_rows.PEERS):
         entry = rows.get(name, {})
         if "top1" in entry:
-            integers = [f"{entry[key]:.2f}" if key in entry else "" for key in ("top1_float64", "integer")]
+            integers = [qat_rows.percent(entry, key) for key in ("top1_float64", "integer")]
             figures = [f"{entry['epochs']:g}", f"{entry['top1']:.2f}", f"{exact - entry['top1']:.2f}", *integers]
             lines.append(row([f"`{name}`", *figures, f"{entry['method_cpu_seconds']:.0f}", f"{entry['images_per_second']:.0f}"]))
     return lines

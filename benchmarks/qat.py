@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.data import data_folder
-from harness.qat_rows import FLOAT, MAIN, MOST_EPOCHS, NETWORKS, PEERS, ROWS, Peer, Row, judged
+from harness.qat_rows import FLOAT, MAIN, MOST_EPOCHS, NETWORKS, PEERS, ROWS, Peer, Row, judged, percent
 from harness.settings import SETTINGS
 from harness.store import HERE, Store, chosen_names, interpreters
 from harness.tools import BREVITAS, OWN, TORCHAO
@@ -88,13 +88,9 @@ def print_network(console: Console, rows: dict[str, Any], network: str, names: l
         if "top1" not in row:
             table.add_row(name, *[""] * (len(COLUMNS) - 1), row["missing"])
             continue
-        more = ["", "", "", "", ""]
-        if name != FLOAT:
-            more[3:] = [f"{row['method_cpu_seconds']:.0f}", f"{row['images_per_second']:.0f}"]
-        if "integer" in row:
-            more[1:3] = [f"{row['integer']:.2f}", f"{row['weight_bytes'] / 1e3:.0f}"]
-        if "top1_float64" in row:
-            more[0] = f"{row['top1_float64']:.2f}"
+        size = f"{row['weight_bytes'] / 1e3:.0f}" if "weight_bytes" in row else ""
+        cost = ["", ""] if name == FLOAT else [f"{row['method_cpu_seconds']:.0f}", f"{row['images_per_second']:.0f}"]
+        more = [percent(row, "top1_float64"), percent(row, "integer"), size, *cost]
         lost = "-" if exact is None else f"{exact - row['top1']:+.2f}"
         epochs = f"{row['epochs']:g}" if "epochs" in row else ""
         table.add_row(name, epochs, f"{row['top1']:.2f}", lost, *more, f"{row['peak_rss_bytes'] / 1e6:.0f}", row["note"])

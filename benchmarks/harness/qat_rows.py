@@ -99,6 +99,11 @@ PEERS = {
 }
 
 
+def percent(row: dict[str, Any], key: str) -> str:
+    """A stored accuracy, or nothing where there is none."""
+    return f"{row[key]:.2f}" if key in row else ""
+
+
 def judged(rows: dict[str, Any], network: str) -> list[tuple[str, bool | None, str]]:
     """(what is asked, whether the stored rows show it, the figures)."""
     found = []

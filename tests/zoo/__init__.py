@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -52,7 +53,7 @@ def context(x: Tensor | None = None) -> Context:
 
 def rounded(graph: GraphModule, inputs: list[tuple[Tensor, ...]], scheme: Scheme) -> tuple[GraphModule, Context]:
     """``graph`` with weights on the nearest codes of the scheme, and what a step behind that is given; inputs: batches to calibrate on."""
-    given = Context(scheme, Statistics("x"), torch.Generator().manual_seed(0), batches=lambda: inputs)
+    given = dataclasses.replace(context(), scheme=scheme, batches=lambda: inputs)
     for step in (FoldBatchNorm(), PlaceQuantizers()):
         graph = step.apply(graph, given)
     given.reference = duplicate(graph)
