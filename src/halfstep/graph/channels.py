@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
@@ -35,8 +36,7 @@ def scale_channels(weight: Tensor, layer: WeightedLayer, outputs: Tensor | None 
         scaled = scaled * outputs.double().view(num_groups, num_outputs, 1, 1)
     if inputs is not None:
         scaled = scaled * inputs.double().view(num_groups, 1, num_inputs, 1)
-    operator = linear_operator(layer, weight.shape[2:])
-    return operator.weight(scaled.flatten(2), weight.shape).to(weight.dtype)
+    return _from_blocks(scaled, weight, layer)
 
 
 def scale_outputs(graph: GraphModule, layer: WeightedLayer, factor: Tensor) -> None:
@@ -49,6 +49,37 @@ def scale_outputs(graph: GraphModule, layer: WeightedLayer, factor: Tensor) -> N
     if layer.name in known:
         mean, std = known[layer.name]
         known[layer.name] = mean * factor, std * factor
+
+
+def mix_outputs(graph: GraphModule, layer: WeightedLayer, matrix: Tensor) -> None:
+    """Multiply what a layer without groups writes by ``matrix`` [C_out, C_out]: its weight and its bias, in float64, rounded once.
+
+    What is known of the batch norm folded into it is forgotten: a mixture's deviation depends on how channels vary together.
+    """
+    weight = attribute(graph, layer.weight)
+    rows = blocks(weight.double(), layer)
+    set_parameter(graph, layer.weight, _from_blocks((matrix @ rows.flatten(2)).view_as(rows), weight, layer))
+    if layer.bias is not None:
+        bias = attribute(graph, layer.bias)
+        set_parameter(graph, layer.bias, (matrix @ bias.double()).to(bias.dtype))
+    graph.meta.get("batch_norms", {}).pop(layer.name, None)
+
+
+def mix_inputs(graph: GraphModule, layer: WeightedLayer, matrix: Tensor) -> None:
+    """Multiply the weight of a layer without groups by ``matrix`` [C, C] on the side of its inputs, in float64, rounded once.
+
+    A linear layer may read each channel as a block of neighbouring columns.
+    """
+    weight = attribute(graph, layer.weight)
+    columns = blocks(weight.double(), layer)
+    by_channel = columns.reshape(columns.shape[1], len(matrix), -1)
+    mixed = torch.einsum("rcb,cd->rdb", by_channel, matrix)
+    set_parameter(graph, layer.weight, _from_blocks(mixed.reshape(columns.shape), weight, layer))
+
+
+def _from_blocks(found: Tensor, weight: Tensor, layer: WeightedLayer) -> Tensor:
+    """The inverse of `blocks`, in the shape and type of ``weight``."""
+    return linear_operator(layer, weight.shape[2:]).weight(found.flatten(2), weight.shape).to(weight.dtype)
 
 
 def response(weight: Tensor, layer: WeightedLayer, x: Tensor) -> Tensor:

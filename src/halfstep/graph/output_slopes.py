@@ -6,7 +6,7 @@ y: all outputs of the network. x_i: channel i of a tensor, or the weights betwee
 the squared norm of the Jacobian's column, so that independent noise of variance q on x_i changes the outputs by h_i q, summed up over
 squares. One backward pass a few samples gives all of them (Hutchinson 1990, "A stochastic estimator of the trace of the influence matrix
 for Laplacian smoothing splines"): signs are drawn once for each sample, and the samples of one pass keep apart because their signs are
-independent.
+independent. Noise that channels share is felt as sum of E g gᵀ says, g = d(v y) / dx, whose diagonal is h.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch.utils import _pytree as pytree
 
 from halfstep.graph.channels import blocks
 from halfstep.graph.operators import WeightedLayer
-from halfstep.graph.run import cut
+from halfstep.graph.run import broken_at, cut
 
 _AT_ONCE = 4  # samples of a backward pass: more need more memory and tell the same
 
@@ -33,6 +33,17 @@ class OutputSlopes:
 
     tensors: dict[Node, Tensor]
     weights: dict[Node, Tensor]
+
+
+@dataclass(frozen=True)
+class ChannelMoments:
+    """Of a tensor of C channels.
+
+    rows: what it holds at some of its positions [N, C]. slopes: sum of E g gᵀ over all of them, float64 [C, C].
+    """
+
+    rows: Tensor
+    slopes: Tensor
 
 
 def output_slopes(
@@ -48,26 +59,77 @@ def output_slopes(
     """
     tensors: dict[Node, Tensor] = {}
     weights: dict[Node, Tensor] = {}
-    for inputs in batches:
-        for part in _parts(inputs):
-            for cut_part, num_real in cut(graph, part):
-                tape = _Tape(graph, set(axes), {layer.weight for layer in layers})
-                with torch.enable_grad():
-                    score = _score(tape.run(*cut_part), num_real / len(cut_part[0]), generator)
-                if score is None:
-                    return None
-                slopes = dict(zip(tape.leaves, torch.autograd.grad(score, list(tape.leaves.values()), allow_unused=True), strict=True))
-                for node, axis in axes.items():
-                    if (slope := slopes.get(node)) is not None:
-                        tensors[node] = tensors.get(node, 0) + _squares(slope, axis)
-                for layer in layers:
-                    if (slope := slopes.get(layer.weight)) is not None:
-                        weights[layer.node] = weights.get(layer.node, 0) + blocks(slope.double().square(), layer).sum(3)
+    for one in _passes(graph, axes, layers, batches, generator):
+        for node, axis in axes.items():
+            if (slope := one.slopes.get(node)) is not None:
+                tensors[node] = tensors.get(node, 0) + _rows(slope, axis).square().sum(0).double()
+        for layer in layers:
+            if (slope := one.slopes.get(layer.weight)) is not None:
+                weights[layer.node] = weights.get(layer.node, 0) + blocks(slope.double().square(), layer).sum(3)
     return OutputSlopes(tensors, weights) if tensors or weights else None
 
 
+def channel_moments(
+    graph: GraphModule,
+    axes: Mapping[Node, int],
+    batches: Iterable[tuple[Tensor, ...]],
+    num_rows: int,
+    generator: torch.Generator,
+) -> dict[Node, ChannelMoments]:
+    """Of those tensors in ``axes`` that the outputs depend on by a slope. num_rows: of each sample, drawn at random.
+
+    Raises `CalibrationError` where one of them, or its slopes, turns NaN or infinite.
+    """
+    rows: dict[Node, list[Tensor]] = {}
+    slopes: dict[Node, Tensor] = {}
+    for one in _passes(graph, axes, (), batches, generator):
+        for node, axis in axes.items():
+            if (slope := one.slopes.get(node)) is None:
+                continue
+            values, own = (_rows(x[: one.num_real], axis) for x in (one.values[node], slope))
+            if not bool(torch.isfinite(values).all() and torch.isfinite(own).all()):
+                raise broken_at(node)
+            chosen = torch.randperm(len(values), generator=generator)[: num_rows * one.num_real]
+            rows.setdefault(node, []).append(values[chosen])
+            slopes[node] = slopes.get(node, 0) + own.double().T @ own.double()
+    return {node: ChannelMoments(torch.cat(rows[node]), slopes[node]) for node in rows}
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """values, slopes: of the tensors asked for, slopes of the weights too. num_real: samples that do not only fill the batch up."""
+
+    values: dict[Node, Tensor]
+    slopes: dict[Node, Tensor]
+    num_real: int
+
+
+def _passes(
+    graph: GraphModule,
+    tensors: Collection[Node],
+    layers: Collection[WeightedLayer],
+    batches: Iterable[tuple[Tensor, ...]],
+    generator: torch.Generator,
+) -> Iterator[_Pass]:
+    """Backward passes of a few samples each; none where the outputs have no slope."""
+    for inputs in batches:
+        for part in _parts(inputs):
+            for cut_part, num_real in cut(graph, part):
+                tape = _Tape(graph, set(tensors), {layer.weight for layer in layers})
+                with torch.enable_grad():
+                    score = _score(tape.run(*cut_part), num_real / len(cut_part[0]), generator)
+                if score is None:
+                    return
+                slopes = zip(tape.leaves, torch.autograd.grad(score, list(tape.leaves.values()), allow_unused=True), strict=True)
+                values = {node: value.detach() for node, value in tape.leaves.items()}
+                yield _Pass(values, {node: slope for node, slope in slopes if slope is not None}, num_real)
+
+
 class _Tape(Interpreter):
-    """Runs the graph and remembers the tensors whose slopes are asked for; weights become leaves of their own."""
+    """Runs the graph and remembers the tensors whose slopes are asked for.
+
+    Weights become leaves of their own, and so do tensors that depend on none.
+    """
 
     def __init__(self, graph: GraphModule, tensors: set[Node], weights: set[Node]) -> None:
         super().__init__(graph, garbage_collect_values=True)
@@ -79,9 +141,9 @@ class _Tape(Interpreter):
         result = super().run_node(n)
         if n.op == "get_attr" and isinstance(result, Tensor):
             result = result.detach()
-        if n in self._weights:
-            result.requires_grad_()
-        if n in self._weights | self._tensors and result.requires_grad:
+        if n in self._weights or (n in self._tensors and not result.requires_grad):
+            result = result.detach().requires_grad_()
+        if n in self._weights | self._tensors:
             self.leaves[n] = result
         return result
 
@@ -99,9 +161,9 @@ def _score(outputs: Any, share_real: float, generator: torch.Generator) -> Tenso
     return torch.stack(terms).sum() if terms else None
 
 
-def _squares(slope: Tensor, axis: int) -> Tensor:
-    """Sum of squares over all axes but one, [C] float64."""
-    return slope.movedim(axis, -1).flatten(0, -2).square().sum(0).double()
+def _rows(x: Tensor, axis: int) -> Tensor:
+    """[N, C]: one row for each sample and position."""
+    return x.movedim(axis, -1).flatten(0, -2)
 
 
 def _parts(inputs: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, ...]]:

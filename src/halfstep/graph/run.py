@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 from torch.utils import _pytree as pytree
 
-from halfstep.errors import DataError
+from halfstep.errors import CalibrationError, DataError
 
 
 def run(graph: GraphModule, inputs: tuple[Tensor, ...]) -> Any:
@@ -37,6 +37,11 @@ def cut(graph: GraphModule, inputs: tuple[Tensor, ...]) -> list[tuple[tuple[Tens
     inputs = tuple(x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for x in inputs)
     size = graph.meta.get("batch_size")
     return [(inputs, len(inputs[0]))] if size is None else cut_to(inputs, size)
+
+
+def broken_at(node: Node) -> CalibrationError:
+    """What to raise where the float network gives ``node`` a value that is no number."""
+    return CalibrationError(f"The output of '{node.meta['name']}' is NaN or infinite on the calibration data: the network is broken there.")
 
 
 def cut_to(inputs: tuple[Tensor, ...], size: int) -> list[tuple[tuple[Tensor, ...], int]]:

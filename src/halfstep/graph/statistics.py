@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from halfstep.errors import CalibrationError
-from halfstep.graph.run import cut, observe
+from halfstep.graph.run import broken_at, cut, observe
 from halfstep.graph.serialize import to_json
 from halfstep.quantizers import AbstractQuantizer, in_float
 from halfstep.ranges import Histogram
@@ -110,9 +110,7 @@ def collect(graph: GraphModule, nodes: set[Node], batches: Iterable[tuple[Tensor
     def see(num_real: int, num_run: int, node: Node, tensor: Tensor) -> Tensor:
         histograms[node].observe(tensor[: len(tensor) * num_real // num_run] if num_real < num_run else tensor, _stride(tensor))
         if not histograms[node].is_finite:
-            raise CalibrationError(
-                f"The output of '{node.meta['name']}' is NaN or infinite on the calibration data: the float network is broken there."
-            )
+            raise broken_at(node)
         return tensor
 
     seen = 0

@@ -37,7 +37,7 @@ from halfstep.steps.abstract import STEPS, AbstractStep, Context
 from halfstep.steps.channel_noise import TensorNoise, WeightNoise, quietest_factors
 from halfstep.steps.channel_ranges import channel_ranges, first_inputs
 from halfstep.steps.float_only import refuse_quantizers
-from halfstep.steps.place_quantizers import plan_grids, plan_weight_grids
+from halfstep.steps.place_quantizers import is_rounded, plan_grids, plan_weight_grids
 from halfstep.steps.places import places_of
 
 _ROOM = 1.1  # how far above its largest value a channel is clipped at the earliest
@@ -65,7 +65,7 @@ class BalanceChannels(AbstractStep):
             context.notes.append("No channels were balanced: all of them are bound to inputs, outputs or operators that do not scale.")
             return graph
         owners, grids = plan_grids(graph, context.scheme, places_of(graph))
-        rounded = [node for node in ties.channels if _is_rounded(node, owners) and grids[owners[node]] is not None]
+        rounded = [node for node in ties.channels if is_rounded(node, owners) and grids[owners[node]] is not None]
         ranges = _ranges(graph, ties, [*rounded, *_bounded_clips(ties)], first_inputs(context, self.samples, self.name))
         slopes = output_slopes(
             graph,
@@ -87,14 +87,6 @@ class BalanceChannels(AbstractStep):
             f"{100 * after / max(before, 1e-300):.0f} %."
         )
         return finish(graph)
-
-
-def _is_rounded(node: Node, owners: dict[Node, Node]) -> bool:
-    """Whether values are rounded at ``node``: not where they only move, and not by a concatenation onto the grid that they have."""
-    owner = owners.get(node)
-    if owner is None or role_of(node) is Role.PASS:
-        return False
-    return all(owners.get(operand) is not owner for operand in node.all_input_nodes)
 
 
 def _bounded_clips(ties: Ties) -> list[Node]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from halfstep.errors import CalibrationError
-from halfstep.graph.run import cut, observe
+from halfstep.graph.run import broken_at, cut, observe
 from halfstep.steps.abstract import Context
 
 
@@ -33,9 +33,7 @@ def channel_ranges(graph: GraphModule, axes: dict[Node, int], batches: Iterable[
     def see(node: Node, x: Tensor) -> Tensor:
         low, high = (end.double() for end in torch.aminmax(x.movedim(axes[node], -1).flatten(0, -2), dim=0))
         if not bool(torch.isfinite(low).all() and torch.isfinite(high).all()):
-            raise CalibrationError(
-                f"The output of '{node.meta['name']}' is NaN or infinite on the calibration data: the network is broken."
-            )
+            raise broken_at(node)
         seen = found.get(node, (low, high))
         found[node] = torch.minimum(seen[0], low), torch.maximum(seen[1], high)
         return x

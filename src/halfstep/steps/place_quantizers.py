@@ -120,6 +120,14 @@ def plan_grids(graph: GraphModule, scheme: Scheme, places: Mapping[Node, Place])
     return owners, grids
 
 
+def is_rounded(node: Node, owners: Mapping[Node, Node]) -> bool:
+    """Whether values are rounded at ``node``: not where they only move, and not by a concatenation onto the grid that they have."""
+    owner = owners.get(node)
+    if owner is None or role_of(node) is Role.PASS:
+        return False
+    return all(owners.get(operand) is not owner for operand in node.all_input_nodes)
+
+
 def plan_weight_grids(graph: GraphModule, scheme: Scheme) -> dict[Node, Grid | None]:
     """The grid of each layer's weight, by the layer's node; None where it stays in float."""
     layers = weighted_layers(graph)
