@@ -53,7 +53,7 @@ PER_TENSOR = (
         "halfstep_int8.py",
         OWN,
         ("--recipe", "int8-balanced"),
-        "recipe int8-balanced: channels scaled, GPTQ, biases corrected",
+        "recipe int8-balanced: channels mixed and scaled, GPTQ, biases corrected",
     ),
     Tool(
         "halfstep_tensor_balanced", "halfstep_int8.py", OWN, ("--recipe", "int8-per-tensor-balanced"), "the same, one scale a weight tensor"
