@@ -14,6 +14,7 @@ from typing import Any
 
 from harness import qat_rows
 from harness.sentence_rows import ROWS
+from harness.store import agreement
 from harness.targets import full_cost
 from harness.titles import IMAGENET_NETWORKS, IMAGENET_SHOWN, NETWORKS, PROGRAMS_SHOWN, ROUNDINGS_SHOWN, SETTINGS_SHOWN, TOOLS
 
@@ -51,7 +52,7 @@ def cost(results: dict[str, Any]) -> list[str]:
 
 
 def imagenet(results: dict[str, Any]) -> list[str]:
-    """Top-1 and agreement with the float network's answers, of every row that was measured."""
+    """Top-1 and agreement with the float network's answers, on the images and on their mirror images, of every row that was measured."""
     rows = results["rows"]
     lines = [row(["", *IMAGENET_NETWORKS.values()]), row(["---", *["---:"] * len(IMAGENET_NETWORKS)])]
     for tool, title in IMAGENET_SHOWN.items():
@@ -61,9 +62,9 @@ def imagenet(results: dict[str, Any]) -> list[str]:
             if found is None:
                 cells.append("")
                 continue
-            exact = rows[f"{network}/float"]["evaluation"]["predictions"]
-            alike = 100 * mean(mine == real for mine, real in zip(found["predictions"], exact, strict=True))
-            cells.append(f"{found['top1']:.1f}" if tool == "float" else f"{found['top1']:.1f} / {alike:.1f}")
+            exact = rows[f"{network}/float"]["evaluation"]
+            alike = [agreement(found[view], exact[view]) for view in ("predictions", "mirrored") if tool != "float"]
+            cells.append(" / ".join(f"{figure:.1f}" for figure in (found["top1"], *alike)))
         if any(cells):
             lines.append(row([title, *cells]))
     return lines
@@ -236,7 +237,13 @@ def main() -> None:
         blocks = [
             ["### Accuracy (top-1 in %)", "", *accuracy(peers)],
             *(
-                [["### ImageNet networks (500 images; top-1 / agreement with float in %)", "", *imagenet(large)]]
+                [
+                    [
+                        "### ImageNet networks (500 images; top-1 / agreement with float / agreement on the mirror images, in %)",
+                        "",
+                        *imagenet(large),
+                    ]
+                ]
                 if large is not None
                 else []
             ),

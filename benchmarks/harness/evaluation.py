@@ -33,15 +33,17 @@ def predictions(model: Path, inputs: "np.ndarray[Any, Any]", is_exact: bool = Tr
 
 
 def evaluate(network: str, model: Path, images: int | None) -> dict[str, object]:
-    """Top-1 in percent, the predictions themselves (for agreement with float), and the executed operators."""
+    """Top-1 in percent, the predictions themselves (for agreement with float), also of mirrored images, and the executed operators."""
     module = networks_module(dataset_of(network))
     pictures, labels = module.load_split("validation")
     pictures, labels = pictures[:images], labels[:images]
-    found = predictions(model, module.normalize(pictures, network).numpy())
+    inputs = module.normalize(pictures, network).numpy()
+    found = predictions(model, inputs)
     return {
         "top1": 100.0 * float((found == labels).mean()),
         "images": len(labels),
         "predictions": as_text(found.tolist()),
+        "mirrored": as_text(predictions(model, inputs[..., ::-1].copy()).tolist()),
         "operators": executed_operators(model),
     }
 
