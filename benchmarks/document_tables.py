@@ -20,6 +20,7 @@ from harness.titles import IMAGENET_NETWORKS, IMAGENET_SHOWN, NETWORKS, PROGRAMS
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
+IMAGENET_HEADING = "### ImageNet networks (500 images; top-1 / agreement with float / agreement on the mirror images, in %)"
 
 
 def row(cells: list[str]) -> str:
@@ -236,17 +237,7 @@ def main() -> None:
     if peers is not None and counts is not None:
         blocks = [
             ["### Accuracy (top-1 in %)", "", *accuracy(peers)],
-            *(
-                [
-                    [
-                        "### ImageNet networks (500 images; top-1 / agreement with float / agreement on the mirror images, in %)",
-                        "",
-                        *imagenet(large),
-                    ]
-                ]
-                if large is not None
-                else []
-            ),
+            *([[IMAGENET_HEADING, "", *imagenet(large)]] if large is not None else []),
             ["### Cost and speed (means over the networks)", "", *cost(peers)],
             ["### Memory against the number of calibration images (ResNet-20)", "", *memory(counts)],
         ]

@@ -14,7 +14,7 @@ from halfstep.graph.capture import capture
 from halfstep.graph.output_slopes import ChannelMoments
 from halfstep.graph.run import run
 from halfstep.steps import Context, MixChannels, PlaceQuantizers
-from halfstep.steps.mix_channels import TensorNoise, quietest_matrix
+from halfstep.steps.mix_channels import MixtureNoise, quietest_matrix
 
 SIZE = 16
 
@@ -77,7 +77,7 @@ def test_the_same_noise_by_hand() -> None:
     """Rows (3, 4) and (0, 0), H = diag(1, 2) and A = diag(2, 1): e² = (mean of 6^8, 4^8, 0, 0)^(1/4), tr H (AᵀA)^-1 = 1/4 + 2."""
     moments = ChannelMoments(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), torch.diag(torch.tensor([1.0, 2.0], dtype=torch.float64)))
     matrix = torch.diag(torch.tensor([2.0, 1.0]))
-    noise = float(TensorNoise.of(moments, 0.5)(matrix, torch.linalg.inv(matrix)))
+    noise = float(MixtureNoise.of(moments, 0.5)(matrix, torch.linalg.inv(matrix)))
     ridge = 1e-3 * 1.5
     assert noise == pytest.approx(0.5 * ((6**8 + 4**8) / 4) ** 0.25 * ((1 + ridge) / 4 + 2 + ridge), rel=1e-5)
 
@@ -87,14 +87,14 @@ def test_an_outlying_direction_is_spread(generator: torch.Generator) -> None:
     rows = torch.randn(2000, SIZE, generator=generator)
     rows[::100, 3] += 30
     slopes = torch.eye(SIZE, dtype=torch.float64)
-    found, before, after = quietest_matrix([TensorNoise.of(ChannelMoments(rows, slopes), 1.0)], 300, 0.06)
+    found, before, after = quietest_matrix([MixtureNoise.of(ChannelMoments(rows, slopes), 1.0)], 300, 0.06)
     assert after < 0.2 * before
     assert float((rows.double() @ found.T).abs().max() / found.square().mean().sqrt()) < 0.6 * float(rows.abs().max()) * SIZE**0.5
 
 
 def test_even_channels_stay_about_as_they_are(generator: torch.Generator) -> None:
     """Nothing is worth much where values and slopes are alike in every direction; and a rate that is too high does no harm."""
-    noise = TensorNoise.of(ChannelMoments(torch.randn(4000, 4, generator=generator), torch.eye(4, dtype=torch.float64)), 1.0)
+    noise = MixtureNoise.of(ChannelMoments(torch.randn(4000, 4, generator=generator), torch.eye(4, dtype=torch.float64)), 1.0)
     _, before, after = quietest_matrix([noise], 100, 0.06)
     assert 0.9 * before < after <= before
     found, before, after = quietest_matrix([noise], 20, 1e30)

@@ -92,6 +92,11 @@ def response(weight: Tensor, layer: WeightedLayer, x: Tensor) -> Tensor:
     return (summed * x.double().view(len(summed), 1, -1)).sum(2).flatten() / share
 
 
+def channel_rows(x: Tensor, axis: int) -> Tensor:
+    """A tensor whose channels lie on ``axis`` as [N, C]: one row for each sample and position."""
+    return x.movedim(axis, -1).flatten(0, -2)
+
+
 def num_reads(node: Node) -> int:
     """How many operators read the parameter that an attribute node reads, through whichever node."""
     return sum(len(other.users) for other in node.graph.nodes if other.op == "get_attr" and other.target == node.target)

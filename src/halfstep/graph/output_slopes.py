@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 from torch.utils import _pytree as pytree
 
-from halfstep.graph.channels import blocks
+from halfstep.graph.channels import blocks, channel_rows
 from halfstep.graph.operators import WeightedLayer
 from halfstep.graph.run import broken_at, cut
 
@@ -62,7 +62,7 @@ def output_slopes(
     for one in _passes(graph, axes, layers, batches, generator):
         for node, axis in axes.items():
             if (slope := one.slopes.get(node)) is not None:
-                tensors[node] = tensors.get(node, 0) + _rows(slope, axis).square().sum(0).double()
+                tensors[node] = tensors.get(node, 0) + channel_rows(slope, axis).square().sum(0).double()
         for layer in layers:
             if (slope := one.slopes.get(layer.weight)) is not None:
                 weights[layer.node] = weights.get(layer.node, 0) + blocks(slope.double().square(), layer).sum(3)
@@ -86,7 +86,7 @@ def channel_moments(
         for node, axis in axes.items():
             if (slope := one.slopes.get(node)) is None:
                 continue
-            values, own = (_rows(x[: one.num_real], axis) for x in (one.values[node], slope))
+            values, own = (channel_rows(x[: one.num_real], axis) for x in (one.values[node], slope))
             if not bool(torch.isfinite(values).all() and torch.isfinite(own).all()):
                 raise broken_at(node)
             chosen = torch.randperm(len(values), generator=generator)[: num_rows * one.num_real]
@@ -159,11 +159,6 @@ def _score(outputs: Any, share_real: float, generator: torch.Generator) -> Tenso
             signs[round(len(output) * share_real) :] = 0
         terms.append((output * signs).sum())
     return torch.stack(terms).sum() if terms else None
-
-
-def _rows(x: Tensor, axis: int) -> Tensor:
-    """[N, C]: one row for each sample and position."""
-    return x.movedim(axis, -1).flatten(0, -2)
 
 
 def _parts(inputs: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, ...]]:

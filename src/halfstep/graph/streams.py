@@ -12,7 +12,6 @@ concatenation along the channels) and that no layer with groups writes or reads.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -34,6 +33,12 @@ class Stream:
     writers: list[WeightedLayer]
     readers: list[WeightedLayer]
 
+    @property
+    def is_linear(self) -> bool:
+        """Whether nothing on the way handles channels one by one, or in groups."""
+        others = set(self.axes) - {layer.node for layer in self.writers}
+        return all(layer.groups == 1 for layer in (*self.writers, *self.readers)) and all(_is_linear(node) for node in others)
+
     def mix(self, graph: GraphModule, matrix: Tensor) -> None:
         """Put ``matrix`` [C, C], float64, on all tensors of the stream; the network computes what it computed."""
         inverse = torch.linalg.inv(matrix)
@@ -50,24 +55,19 @@ def find_streams(graph: GraphModule) -> list[Stream]:
     for node, channels in ties.channels.items():
         by_numbers.setdefault(tuple(channels.numbers.tolist()), []).append(node)
     num_sets = Counter(number for numbers in by_numbers for number in set(numbers))
-    return [
-        stream
+    streams = [
+        _stream(ties, nodes)
         for numbers, nodes in by_numbers.items()
         if len(set(numbers)) == len(numbers) > 1 and all(num_sets[number] == 1 and not ties.is_bound[number] for number in numbers)
-        for stream in _stream(ties, nodes)
     ]
+    return [stream for stream in streams if stream.readers and stream.is_linear]
 
 
-def _stream(ties: Ties, nodes: list[Node]) -> Iterator[Stream]:
-    """The stream of all tensors that have the same channels, if they are one."""
-    writers, readers = _among(ties.writers, nodes, "node"), _among(ties.readers, nodes, "input")
-    others = set(nodes) - {layer.node for layer in writers}
-    if readers and all(layer.groups == 1 for layer in (*writers, *readers)) and all(_is_linear(node) for node in others):
-        yield Stream(len(ties.channels[nodes[0]].numbers), {node: ties.channels[node].place.axis for node in nodes}, writers, readers)
-
-
-def _among(layers: Iterable[tuple[WeightedLayer, Tensor]], nodes: list[Node], end: str) -> list[WeightedLayer]:
-    return [layer for layer, _ in layers if getattr(layer, end) in nodes]
+def _stream(ties: Ties, nodes: list[Node]) -> Stream:
+    """All tensors that have the same channels, and the layers around them."""
+    writers = [layer for layer, _ in ties.writers if layer.node in nodes]
+    readers = [layer for layer, _ in ties.readers if layer.input in nodes]
+    return Stream(len(ties.channels[nodes[0]].numbers), {node: ties.channels[node].place.axis for node in nodes}, writers, readers)
 
 
 def _is_linear(node: Node) -> bool:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from halfstep.errors import CalibrationError
+from halfstep.graph.channels import channel_rows
 from halfstep.graph.run import broken_at, cut, observe
 from halfstep.steps.abstract import Context
 
@@ -31,7 +32,7 @@ def channel_ranges(graph: GraphModule, axes: dict[Node, int], batches: Iterable[
     found: dict[Node, tuple[Tensor, Tensor]] = {}
 
     def see(node: Node, x: Tensor) -> Tensor:
-        low, high = (end.double() for end in torch.aminmax(x.movedim(axes[node], -1).flatten(0, -2), dim=0))
+        low, high = (end.double() for end in torch.aminmax(channel_rows(x, axes[node]), dim=0))
         if not bool(torch.isfinite(low).all() and torch.isfinite(high).all()):
             raise broken_at(node)
         seen = found.get(node, (low, high))

@@ -78,7 +78,7 @@ class MixChannels(AbstractStep):
             context.notes.append("No channels were mixed: the network's outputs have no slopes.")
         for index, stream in enumerate(streams):
             context.progress(self.name, index, len(streams))
-            tensors = [TensorNoise.of(moments[node], weights[node]) for node in stream.axes if node in moments]
+            tensors = [MixtureNoise.of(moments[node], weights[node]) for node in stream.axes if node in moments]
             if tensors:
                 found, before, after = quietest_matrix(tensors, self.iterations, self.learning_rate)
                 stream.mix(graph, found)
@@ -90,14 +90,14 @@ class MixChannels(AbstractStep):
 
 
 @dataclass(frozen=True)
-class TensorNoise:
+class MixtureNoise:
     """The noise of one tensor. rows [N, C]: of values x, scaled to a mean square of 1. slopes [C, C]: H, scaled to make up for it."""
 
     rows: Tensor
     slopes: Tensor
 
     @classmethod
-    def of(cls, moments: ChannelMoments, weight: float) -> TensorNoise:
+    def of(cls, moments: ChannelMoments, weight: float) -> MixtureNoise:
         """Of what was seen of a tensor; weight: 1 / (n - 1)²."""
         square = moments.rows.double().square().mean().clamp(min=1e-300)
         slopes = moments.slopes + _RIDGE * moments.slopes.diagonal().mean() * torch.eye(len(moments.slopes), dtype=torch.float64)
@@ -109,7 +109,7 @@ class TensorNoise:
         return eighth.mean().sqrt().sqrt() * ((self.slopes @ inverse) * inverse).sum()
 
 
-def quietest_matrix(tensors: Sequence[TensorNoise], num_iterations: int, rate: float) -> tuple[Tensor, float, float]:
+def quietest_matrix(tensors: Sequence[MixtureNoise], num_iterations: int, rate: float) -> tuple[Tensor, float, float]:
     """(A [C, C] float64, the noise without it, the noise with it).
 
     The best of what Adam comes by, from the identity on, its rate falling to 0.

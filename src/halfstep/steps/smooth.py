@@ -32,7 +32,7 @@ from halfstep.graph.channels import has_own_parameters, scale_channels
 from halfstep.graph.edit import attribute, finish, set_parameter
 from halfstep.graph.names import operator_name
 from halfstep.graph.operators import WeightedLayer, weighted_layers
-from halfstep.graph.run import cut, observe
+from halfstep.graph.run import broken_at, cut, observe
 from halfstep.steps.abstract import STEPS, AbstractStep, Context
 from halfstep.steps.divide import division, insert_division
 from halfstep.steps.float_only import refuse_quantizers
@@ -119,9 +119,7 @@ def _measured(graph: GraphModule, sources: set[Node], context: Context) -> dict[
         rows = x[: len(x) * num_real // num_run].flatten(0, -2)
         ends = rows.aminmax(dim=0)
         if not bool(torch.isfinite(ends.min + ends.max).all()):
-            raise CalibrationError(
-                f"The output of '{node.meta['name']}' is NaN or infinite on the calibration data: the network is broken."
-            )
+            raise broken_at(node)
         low[node] = torch.minimum(low.get(node, ends.min), ends.min)
         high[node] = torch.maximum(high.get(node, ends.max), ends.max)
         squares[node] = squares.get(node, 0) + rows.square().sum(0, dtype=torch.float64)
