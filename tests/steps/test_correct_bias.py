@@ -92,6 +92,33 @@ def test_behind_quantized_activations() -> None:
     assert errors[1] < 0.01 < 0.03 < errors[0]
 
 
+def test_a_robust_mean_is_that_of_the_usual_positions(generator: torch.Generator) -> None:
+    """One position in a hundred is off by sixty times as much the other way: it turns the plain mean round."""
+    x = 1 + 0.1 * torch.randn(20, 3, 10, 10, generator=generator)
+    x[:, :, 4, 4] *= -200
+    usual = x[:, :, :4]
+    losses = {}
+    for robust in (False, True):
+        torch.manual_seed(0)
+        graph, context = zoo.rounded(capture(nn.Sequential(nn.Conv2d(3, 8, 1)), (x[:4],)), [(x,)], WEIGHTS_ONLY)
+        assert context.reference is not None
+        before = means(graph, [(usual,)])["0"]
+        CorrectBias(robust=robust).apply(graph, context)
+        wanted = means(context.reference, [(usual,)])["0"]
+        losses[robust] = float((means(graph, [(usual,)])["0"] - wanted).norm() / (before - wanted).norm())
+    assert losses[True] < 0.05 and losses[False] > 1.5
+
+
+def test_a_robust_mean_of_equal_errors_and_of_none() -> None:
+    """It is the plain mean, and 0."""
+    x = torch.ones(4, 3, 5, 5)
+    for inputs in (x, 0 * x):
+        graph, context = zoo.rounded(capture(nn.Sequential(nn.Conv2d(3, 8, 1)), (x,)), [(inputs,)], WEIGHTS_ONLY)
+        assert context.reference is not None
+        CorrectBias(robust=True).apply(graph, context)
+        assert torch.allclose(graph(inputs), context.reference(inputs), atol=1e-6)
+
+
 @pytest.mark.parametrize(("low", "high"), [(0.0, math.inf), (0.0, 6.0), (-1.0, 0.5), (-math.inf, 2.0), (-math.inf, math.inf)])
 def test_the_mean_of_a_clipped_normal(low: float, high: float, generator: torch.Generator) -> None:
     """Against a million draws: standard error of the mean below 10^-3 a unit of deviation, of the variance 2 * 10^-3."""

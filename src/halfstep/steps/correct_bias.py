@@ -2,16 +2,19 @@
 
     b <- b + E[W x] - E[W_q x̂]                 empirical: over the calibration inputs
     b <- b + (W - W_q) E[x]                    analytic: E[x] from the folded batch norms, no data
+    b <- b + E[w (W x - W_q x̂)] / E[w]         robust: w = (1 + |W x - W_q x̂|² / c)^-2 of each position, c the median of |W x - W_q x̂|²
 
 W, b: the float layer. W_q: its quantized weight. x: its input in the float network. x̂: its input behind the quantized layers, with their
 biases corrected before. Rounding errors of a channel do not cancel over its inputs, whose mean is not 0 behind a ReLU. Nagel et al. 2019,
 "Data-free quantization through weight equalization and bias correction", section 4.2, equation 17 and appendices B to D.
 
 Empirical: one walk through both networks (`steps.walk`), layer by layer; every layer with a bias is corrected, so that the last one, which
-may stay in float, makes up for what reaches it. Analytic: E[x] by ``graph/expectation.py``; a layer whose E[x] is not known (behind the
-network's input, a max pooling, a layer without a batch norm) is left alone, and the note counts them. A layer without a bias of its own is
-left alone: nothing may be added to the graph at this point. Deviations: none in the empirical form; those of the expectations are listed
-in their file.
+may stay in float, makes up for what reaches it. Robust: the mean of the usual position. Behind quantized activations a few positions are
+off by far more than the others (in the last stages of MobileNetV2 one in a hundred has 40 % of the squared error): the mean that they set
+does all others harm. w is that of Geman and McClure 1987, "Statistical methods for tomographic image reconstruction". Analytic: E[x] by
+``graph/expectation.py``; a layer whose E[x] is not known (behind the network's input, a max pooling, a layer without a batch norm) is left
+alone, and the note counts them. A layer without a bias of its own is left alone: nothing may be added to the graph at this point.
+Deviations: the robust mean; those of the expectations are listed in their file.
 """
 
 from __future__ import annotations
@@ -34,20 +37,24 @@ from halfstep.graph.operators import WeightedLayer, linear_operator, weighted_la
 from halfstep.steps.abstract import STEPS, AbstractStep, Context
 from halfstep.steps.walk import MEMORY, Walk
 
+_LEAST = 1e-30  # of a median: a layer without errors keeps its mean
+
 
 @final
 @STEPS.register("correct_bias")
 class CorrectBias(AbstractStep):
     """method: "empirical" (over the calibration inputs) or "analytic" (from folded batch norms).
 
-    quantized_activations: whether the inputs of a layer come from behind quantized activations or behind quantized weights alone. memory:
-    gigabytes of activations held in memory; more than that goes to temporary files. Both are for the empirical form.
+    quantized_activations: whether the inputs of a layer come from behind quantized activations or behind quantized weights alone. robust:
+    whether positions that are off by far more than the median count little. memory: gigabytes of activations held in memory; more than
+    that goes to temporary files. All three are for the empirical form.
     """
 
     quantizes: ClassVar[bool] = True
 
     method: Literal["empirical", "analytic"] = "empirical"
     quantized_activations: bool = True
+    robust: bool = False
     memory: float = Field(default=MEMORY / 2**30, gt=0)
 
     def apply(self, graph: GraphModule, context: Context) -> GraphModule:
@@ -73,19 +80,24 @@ class CorrectBias(AbstractStep):
             layer = by_node[node]
             bias = attribute(graph, bias_source(layer))
             exact = walk.constant(bias_source(layer), is_float=True).double()
-            set_parameter(graph, bias_source(layer), (exact + _mean_loss(walk, layer)).to(bias.dtype))
+            set_parameter(graph, bias_source(layer), (exact + _mean_loss(walk, layer, self.robust)).to(bias.dtype))
 
 
-def _mean_loss(walk: Walk, layer: WeightedLayer) -> Tensor:
-    """E[W x] - E[W_q x̂] over samples and positions, [C_out], float64."""
-    total, count = parallel.ExactSum(), 0
+def _mean_loss(walk: Walk, layer: WeightedLayer, is_robust: bool) -> Tensor:
+    """E[w (W x - W_q x̂)] / E[w] over samples and positions, [C_out], float64; w is 1 where the mean is not robust."""
+    total, weight = parallel.ExactSum(), parallel.ExactSum()
     largest: float | None = None
+    median = torch.inf
     for exact, rounded in outputs(walk, layer):
+        loss = exact.double() - rounded.double()
+        squares = loss.square().sum(0)
         if largest is None:  # of the very first batch, whoever has it
-            largest = parallel.collect(float(exact.abs().max()) * exact.shape[1])[0]
-        total.add(exact.double().sum(1) - rounded.double().sum(1), largest)
-        count += exact.shape[1]
-    mean: Tensor = total.total() / sum(parallel.collect(count))
+            largest, first = parallel.collect((float(exact.abs().max()) * exact.shape[1], float(squares.median())))[0]
+            median = first if is_robust else torch.inf
+        weights = (1 + squares / max(median, _LEAST)).pow(-2)
+        total.add(loss @ weights, largest)
+        weight.add(weights.sum(), float(exact.shape[1]))
+    mean: Tensor = total.total() / weight.total()
     return mean
 
 
