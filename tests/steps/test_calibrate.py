@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import halfstep as hs
 import zoo
 from halfstep.errors import CalibrationError, GraphError, RecipeError
-from halfstep.graph.edges import behind_quantizer, quantizer_of
+from halfstep.graph.edges import activation_quantizers, behind_quantizer, quantizer_of
 from halfstep.graph.run import run
 from halfstep.graph.serialize import duplicate
 from halfstep.quantizers import AccumulatorQuantizer, UniformQuantizer, quantizers
@@ -119,6 +119,32 @@ def test_constant_activations_that_are_not_zero_are_fine() -> None:
         model[0].bias.fill_(0.7)
     result = hs.quantize(model, torch.randn(8, 4))
     assert zoo.relative(run(result.model, (torch.zeros(2, 4),)), model(torch.zeros(2, 4)).detach()) <= 0.02
+
+
+class _AveragedScores(nn.Module):
+    """Ends with the average of a map of scores, as SqueezeNet does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.last(torch.relu(self.first(x)))).mean((2, 3))
+
+
+def test_scores_have_a_range_of_their_own(generator: torch.Generator) -> None:
+    """The map of scores reaches to its largest value, other activations are clipped as before."""
+    data = torch.randn(64, 3, 10, 10, generator=generator)
+    scales = {}
+    for scores in (None, "min_max"):
+        torch.manual_seed(0)
+        step = Calibrate(activations={"percentile": {"percentile": 90}}, scores=scores)
+        recipe = Recipe.load("int8").model_copy(update={"steps": ("place_quantizers", step.full_spec(), "round")})
+        graph = hs.quantize(_AveragedScores(), data, recipe).model
+        scales[scores] = [float(graph.get_submodule(path).scale) for path in activation_quantizers(graph)]
+    *rest, last = scales[None]
+    assert len(rest) == 2 and rest == scales["min_max"][:-1]
+    assert last < 0.7 * scales["min_max"][-1]
 
 
 def test_a_promise_that_is_not_kept() -> None:

@@ -2,6 +2,9 @@
 
     scale, zero_point = fit(range(distribution))          the range estimators are in ``ranges/``
 
+Scores, from which the outputs are made without a further layer (`graph/scores.py`), may have an estimator of their own: where a classifier
+ends with an average of a map of scores, nearly all of these are small, the least squared error clips the few large ones, and those decide.
+
 The outputs of softmaxes need no statistics: their grid is laid over 0 .. 1, in steps of 1/255 at 8 bits; and so is that of parameters which
 training has left at 0: they are exact on any grid. Rows of a stored table have the range of those that the data look up, widened to that of
 the whole table: calibration data meet few of a language's words.
@@ -27,6 +30,7 @@ from halfstep.graph.edit import attribute
 from halfstep.graph.masking import is_probability
 from halfstep.graph.names import operator_name
 from halfstep.graph.operators import WeightedLayer, weighted_layers
+from halfstep.graph.scores import find_scores
 from halfstep.quantizers import AccumulatorQuantizer, UniformQuantizer, quantizers
 from halfstep.ranges import RANGES, AbstractRange, Distribution, Histogram, Range
 from halfstep.registry import Spec
@@ -41,21 +45,27 @@ _ZERO_TO_ONE = Range(torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=to
 @final
 @STEPS.register("calibrate")
 class Calibrate(AbstractStep):
-    """weights, activations: the range estimator of each, as its name or ``{name: {option: value}}``."""
+    """weights, activations, scores: the range estimator of each, as its name or ``{name: {option: value}}``.
+
+    Without one of their own scores have that of activations.
+    """
 
     quantizes: ClassVar[bool] = True
 
     weights: Spec = "mse"
     activations: Spec = "mse"
+    scores: Spec | None = None
 
     def full_spec(self) -> Spec:
-        """With the options of both range estimators written out."""
-        return {self.name: {role: RANGES.create(getattr(self, role)).full_spec() for role in ("weights", "activations")}}
+        """With the options of all range estimators written out."""
+        given = {role: getattr(self, role) for role in ("weights", "activations", "scores")}
+        return {self.name: {role: None if spec is None else RANGES.create(spec).full_spec() for role, spec in given.items()}}
 
-    @field_validator("weights", "activations")
+    @field_validator("weights", "activations", "scores")
     @classmethod
-    def _is_a_range(cls, value: Spec) -> Spec:
-        RANGES.create(value)
+    def _is_a_range(cls, value: Spec | None) -> Spec | None:
+        if value is not None:
+            RANGES.create(value)
         return value
 
     def needs(self, graph: GraphModule) -> set[str]:
@@ -64,7 +74,7 @@ class Calibrate(AbstractStep):
 
     def apply(self, graph: GraphModule, context: Context) -> GraphModule:
         """Set scales and zero points and switch every quantizer on."""
-        activation_range: AbstractRange = RANGES.create(self.activations)
+        scores = set() if self.scores is None else {str(node.target) for node in find_scores(graph) if quantizer_of(node) is not None}
         for path, node in activation_quantizers(graph).items():
             quantizer = graph.get_submodule(path)
             assert isinstance(quantizer, UniformQuantizer)
@@ -75,6 +85,7 @@ class Calibrate(AbstractStep):
             is_zero = float(distribution.minimum) == float(distribution.maximum) == 0.0
             if is_zero and node.op != "get_attr":  # what depends on parameters alone was stored at capture
                 raise _no_range(str(node.meta["name"]))
+            activation_range: AbstractRange = RANGES.create(self.scores if path in scores and self.scores else self.activations)
             has_unit_range = is_zero or is_probability(node)
             chosen = _ZERO_TO_ONE if has_unit_range else activation_range.range(distribution, quantizer.grid)
             table = _table(graph, node)
