@@ -13,7 +13,7 @@ Meller et al. 2019, "Same, same but different: recovering neural network quantiz
 of activations to one range; Nagel et al. 2019, "Data-free quantization through weight equalization and bias correction", section 4.1,
 those of weights; Xiao et al. 2023, "SmoothQuant", share a range out by an exponent. Deviations: all three by one measure, the noise at the
 outputs, instead of ranges; additions, concatenations; and clips at an upper bound (ReLU6), which stay: a channel that was clipped on the
-calibration data keeps its scale, others are scaled up to where a tenth more than their largest value would be clipped.
+calibration data keeps its scale, others are scaled up to where twice their largest value would be clipped.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from halfstep.steps.float_only import refuse_quantizers
 from halfstep.steps.place_quantizers import is_rounded, plan_grids, plan_weight_grids
 from halfstep.steps.places import places_of
 
-_ROOM = 1.1  # how far above its largest value a channel is clipped at the earliest
+_ROOM = 2.0  # how far above its largest value a channel is clipped at the earliest: new inputs reach further than those seen
 _LARGEST = 1e4  # of a factor
 
 
