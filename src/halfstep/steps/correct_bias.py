@@ -86,17 +86,16 @@ class CorrectBias(AbstractStep):
 def _mean_loss(walk: Walk, layer: WeightedLayer, is_robust: bool) -> Tensor:
     """E[w (W x - W_q x̂)] / E[w] over samples and positions, [C_out], float64; w is 1 where the mean is not robust."""
     total, weight = parallel.ExactSum(), parallel.ExactSum()
-    largest: float | None = None
-    median = torch.inf
+    first: tuple[float, float, float] | None = None
     for exact, rounded in outputs(walk, layer):
         loss = exact.double() - rounded.double()
         squares = loss.square().sum(0)
-        if largest is None:  # of the very first batch, whoever has it
-            largest, first = parallel.collect((float(exact.abs().max()) * exact.shape[1], float(squares.median())))[0]
-            median = first if is_robust else torch.inf
-        weights = (1 + squares / max(median, _LEAST)).pow(-2)
-        total.add(loss @ weights, largest)
-        weight.add(weights.sum(), float(exact.shape[1]))
+        if first is None:  # the very first batch, whoever has it
+            first = parallel.collect((float(exact.abs().max()), exact.shape[1], float(squares.median())))[0]
+        largest, count, median = first
+        weights = (1 + squares / max(median, _LEAST)).pow(-2) if is_robust else torch.ones_like(squares)
+        total.add(loss @ weights, largest * count)
+        weight.add(weights.sum(), count)
     mean: Tensor = total.total() / weight.total()
     return mean
 
