@@ -93,7 +93,7 @@ def test_behind_quantized_activations() -> None:
 
 
 def test_a_robust_mean_is_that_of_the_usual_positions(generator: torch.Generator) -> None:
-    """One position in a hundred is off by sixty times as much the other way: it turns the plain mean round."""
+    """One position in a hundred is off by two hundred times as much the other way: it turns the plain mean round."""
     x = 1 + 0.1 * torch.randn(20, 3, 10, 10, generator=generator)
     x[:, :, 4, 4] *= -200
     usual = x[:, :, :4]

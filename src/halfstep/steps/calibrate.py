@@ -74,7 +74,9 @@ class Calibrate(AbstractStep):
 
     def apply(self, graph: GraphModule, context: Context) -> GraphModule:
         """Set scales and zero points and switch every quantizer on."""
-        scores = set() if self.scores is None else {str(node.target) for node in find_scores(graph) if quantizer_of(node) is not None}
+        activation_range: AbstractRange = RANGES.create(self.activations)
+        score_range: AbstractRange = activation_range if self.scores is None else RANGES.create(self.scores)
+        scores = {str(node.target) for node in find_scores(graph) if quantizer_of(node) is not None}
         for path, node in activation_quantizers(graph).items():
             quantizer = graph.get_submodule(path)
             assert isinstance(quantizer, UniformQuantizer)
@@ -85,12 +87,12 @@ class Calibrate(AbstractStep):
             is_zero = float(distribution.minimum) == float(distribution.maximum) == 0.0
             if is_zero and node.op != "get_attr":  # what depends on parameters alone was stored at capture
                 raise _no_range(str(node.meta["name"]))
-            activation_range: AbstractRange = RANGES.create(self.scores if path in scores and self.scores else self.activations)
+            value_range = score_range if path in scores else activation_range
             has_unit_range = is_zero or is_probability(node)
-            chosen = _ZERO_TO_ONE if has_unit_range else activation_range.range(distribution, quantizer.grid)
+            chosen = _ZERO_TO_ONE if has_unit_range else value_range.range(distribution, quantizer.grid)
             table = _table(graph, node)
             if table is not None:
-                chosen = _around(chosen, activation_range.range(table, quantizer.grid))
+                chosen = _around(chosen, value_range.range(table, quantizer.grid))
             scale, zero_point = chosen.fit(quantizer.grid)
             quantizer.set(scale.squeeze(0), zero_point.squeeze(0))
         context.weight_range = RANGES.create(self.weights)
