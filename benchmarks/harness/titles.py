@@ -16,6 +16,7 @@ IMAGENET_SHOWN = {
     "float": "float",
     "halfstep": "halfstep, `int8`",
     "halfstep_balanced": "halfstep, `int8-balanced`",
+    "halfstep_balanced_split": "halfstep, `int8-balanced-split`",
     "ort_best": "ONNX Runtime, best setting",
     "nncf_torch": "NNCF, torch module",
     "halfstep_tensor": "halfstep, `int8-per-tensor`",

@@ -56,7 +56,18 @@ PER_TENSOR = (
         "recipe int8-balanced: channels mixed and scaled, GPTQ, biases corrected",
     ),
     Tool(
-        "halfstep_tensor_balanced", "halfstep_int8.py", OWN, ("--recipe", "int8-per-tensor-balanced"), "the same, one scale a weight tensor"
+        "halfstep_balanced_split",
+        "halfstep_int8.py",
+        OWN,
+        ("--recipe", "int8-balanced-split"),
+        "the same, noisy channels given twice or three times for a tenth more work",
+    ),
+    Tool(
+        "halfstep_tensor_balanced",
+        "halfstep_int8.py",
+        OWN,
+        ("--recipe", "int8-per-tensor-balanced"),
+        "as halfstep_balanced, one scale a weight tensor",
     ),
     _ort("ort_tensor", "--setting best --per-tensor", "as ort_best, one scale a weight tensor"),
 )

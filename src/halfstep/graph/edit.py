@@ -28,6 +28,12 @@ def set_parameter(graph: GraphModule, node: Node, value: Tensor) -> None:
         attribute(graph, node).copy_(without_subnormals(value))
 
 
+def replace_parameter(graph: GraphModule, node: Node, value: Tensor) -> None:
+    """Put a parameter of another shape in the place of the one that an attribute node reads."""
+    put(graph, str(node.target), nn.Parameter(without_subnormals(value)))
+    node.meta["shape"] = tuple(value.shape)
+
+
 def attribute(graph: GraphModule, node: Node) -> Tensor:
     """The tensor an attribute node reads, cut off from gradients; it shares the parameter's memory."""
     parent, _, leaf = str(node.target).rpartition(".")

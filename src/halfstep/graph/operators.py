@@ -169,6 +169,16 @@ def argument(node: Node, name: str, default: Any) -> Any:
     return node.args[position] if position < len(node.args) else node.kwargs.get(name, default)
 
 
+def set_argument(node: Node, name: str, value: Any) -> None:
+    """Change a named argument of an ATen call, wherever it stands."""
+    schema = node.target._schema  # type: ignore[union-attr]
+    position = next(index for index, entry in enumerate(schema.arguments) if entry.name == name)
+    if position < len(node.args):
+        node.update_arg(position, value)
+    else:
+        node.update_kwarg(name, value)
+
+
 def linear_operator(layer: WeightedLayer, kernel: Sequence[int]) -> LinearOperator:
     """What the layer does with its weight, whose last axes are ``kernel``."""
     name, node = operator_name(layer.node), layer.node

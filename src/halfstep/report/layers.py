@@ -12,6 +12,7 @@ from torch.fx import GraphModule, Node
 
 from halfstep.graph.edges import activation_quantizers, behind_quantizer, quantizer_of, unquantized
 from halfstep.graph.edit import attribute
+from halfstep.graph.macs import num_macs
 from halfstep.graph.names import operator_name
 from halfstep.graph.operators import ASKING, Role, WeightedLayer, clip_behind, is_float_tensor, num_tensors, role_of, weighted_layer
 from halfstep.graph.statistics import Statistics
@@ -156,7 +157,7 @@ def _record(graph: GraphModule, row: _Row, statistics: Statistics, weights: dict
         name=row.name,
         operator=row.operator,
         output_shape=tuple(size or 0 for size in row.source.meta["shape"][1:]),
-        num_macs=None if row.layer is None else _num_macs(graph, row.layer),
+        num_macs=None if row.layer is None else num_macs(graph, row.layer),
         num_parameters=sum(x.numel() for x in tensors),
         bytes_float=sum(x.numel() * x.element_size() for x in tensors),
         bytes_quantized=sum(_stored_bytes(x, edge) for x, edge in zip(tensors, edges, strict=True)),
@@ -164,16 +165,6 @@ def _record(graph: GraphModule, row: _Row, statistics: Statistics, weights: dict
         output=_output_grid(row, statistics),
         sqnr_db=sqnr,
     )
-
-
-def _num_macs(graph: GraphModule, layer: WeightedLayer) -> int | None:
-    """Multiply-accumulates of one sample: every output element of a convolution sums over one slice of the weight.
-
-    In a transposed convolution every input element is multiplied by one slice. None where the shape is not fixed.
-    """
-    end = layer.node if layer.output_axis == 0 else behind_quantizer(layer.input)
-    shape = end.meta["shape"][1:]
-    return None if None in shape else math.prod(shape) * attribute(graph, behind_quantizer(layer.weight))[0].numel()
 
 
 def _weight_grid(graph: GraphModule, layer: WeightedLayer, weights: dict[str, Tensor]) -> GridRecord | None:

@@ -17,6 +17,7 @@ from halfstep.steps.round import Round
 from halfstep.steps.scheme import ActivationScheme, LayerTypes, Override, Scheme, TensorScheme, WeightScheme
 from halfstep.steps.shift_channels import ShiftChannels
 from halfstep.steps.smooth import Smooth
+from halfstep.steps.split_channels import SplitChannels
 from halfstep.steps.split_outliers import SplitOutliers
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "Scheme",
     "ShiftChannels",
     "Smooth",
+    "SplitChannels",
     "SplitOutliers",
     "TensorScheme",
     "WeightScheme",

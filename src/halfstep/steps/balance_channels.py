@@ -37,8 +37,7 @@ from halfstep.steps.abstract import STEPS, AbstractStep, Context
 from halfstep.steps.channel_noise import TensorNoise, WeightNoise, quietest_factors
 from halfstep.steps.channel_ranges import channel_ranges, first_inputs
 from halfstep.steps.float_only import refuse_quantizers
-from halfstep.steps.place_quantizers import is_rounded, plan_grids, plan_weight_grids
-from halfstep.steps.places import places_of
+from halfstep.steps.place_quantizers import plan_weight_grids, rounding_grids
 
 _ROOM = 2.0  # how far above its largest value a channel is clipped at the earliest: new inputs reach further than those seen
 _LARGEST = 1e4  # of a factor
@@ -64,12 +63,11 @@ class BalanceChannels(AbstractStep):
         if bool(ties.is_bound.all()):
             context.notes.append("No channels were balanced: all of them are bound to inputs, outputs or operators that do not scale.")
             return graph
-        owners, grids = plan_grids(graph, context.scheme, places_of(graph))
-        rounded = [node for node in ties.channels if is_rounded(node, owners) and grids[owners[node]] is not None]
-        ranges = _ranges(graph, ties, [*rounded, *_bounded_clips(ties)], first_inputs(context, self.samples, self.name))
+        grids, owners = rounding_grids(graph, context.scheme, ties.channels)
+        ranges = _ranges(graph, ties, [*grids, *_bounded_clips(ties)], first_inputs(context, self.samples, self.name))
         slopes = output_slopes(
             graph,
-            {node: ties.channels[node].place.axis for node in rounded},
+            {node: ties.channels[node].place.axis for node in grids},
             [layer for layer, _ in ties.writers],
             first_inputs(context, self.slope_samples, self.name),
             context.generator_for(0),
@@ -77,7 +75,7 @@ class BalanceChannels(AbstractStep):
         if slopes is None:
             context.notes.append("No channels were balanced: the network's outputs have no slopes.")
             return graph
-        terms: list[TensorNoise | WeightNoise] = [*_tensor_terms(ties, owners, grids, rounded, ranges, slopes)]
+        terms: list[TensorNoise | WeightNoise] = [*_tensor_terms(ties, owners, grids, ranges, slopes)]
         terms.extend(_weight_terms(graph, ties, context, slopes))
         highest, is_fixed = _limits(ties, ranges)
         found, before, after = quietest_factors(terms, highest, is_fixed, self.iterations, self.learning_rate)
@@ -102,22 +100,19 @@ def _ranges(graph: GraphModule, ties: Ties, nodes: list[Node], batches: Iterator
 def _tensor_terms(
     ties: Ties,
     owners: dict[Node, Node],
-    grids: dict[Node, Grid | None],
-    rounded: list[Node],
+    grids: dict[Node, Grid],
     ranges: dict[Node, tuple[Tensor, Tensor]],
     slopes: OutputSlopes,
 ) -> Iterator[TensorNoise]:
     """One for each grid."""
     by_owner: dict[Node, list[Node]] = {}
-    for node in rounded:
+    for node in grids:
         if node in slopes.tensors:
             by_owner.setdefault(owners[node], []).append(node)
-    for owner, nodes in by_owner.items():
-        grid = grids[owner]
-        assert grid is not None
+    for nodes in by_owner.values():
         numbers = torch.cat([ties.channels[node].numbers for node in nodes])
         minimum, maximum = (torch.cat([ranges[node][end] for node in nodes]) for end in (0, 1))
-        yield TensorNoise(grid, numbers, minimum, maximum, torch.cat([slopes.tensors[node] for node in nodes]))
+        yield TensorNoise(grids[nodes[0]], numbers, minimum, maximum, torch.cat([slopes.tensors[node] for node in nodes]))
 
 
 def _weight_terms(graph: GraphModule, ties: Ties, context: Context, slopes: OutputSlopes) -> Iterator[WeightNoise]:

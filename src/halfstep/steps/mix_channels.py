@@ -37,8 +37,7 @@ from halfstep.graph.streams import find_streams
 from halfstep.steps.abstract import STEPS, AbstractStep, Context
 from halfstep.steps.channel_ranges import first_inputs
 from halfstep.steps.float_only import refuse_quantizers
-from halfstep.steps.place_quantizers import is_rounded, plan_grids
-from halfstep.steps.places import places_of
+from halfstep.steps.place_quantizers import rounding_grids
 
 _RIDGE = 1e-3  # of the mean slope: no direction is free, however few samples there are
 _ROWS = 32  # of each sample and tensor
@@ -61,9 +60,8 @@ class MixChannels(AbstractStep):
         """Change weights and biases; the graph itself stays."""
         refuse_quantizers(graph, self.name)
         streams = find_streams(graph)
-        owners, grids = plan_grids(graph, context.scheme, places_of(graph))
-        rounded = {node: grids[owners[node]] for stream in streams for node in stream.axes if is_rounded(node, owners)}
-        weights = {node: (grid.num_levels - 1.0) ** -2 for node, grid in rounded.items() if grid is not None}
+        grids, _ = rounding_grids(graph, context.scheme, [node for stream in streams for node in stream.axes])
+        weights = {node: (grid.num_levels - 1.0) ** -2 for node, grid in grids.items()}
         if not weights:
             context.notes.append("No channels were mixed: all of them meet a function, a grouped layer, an input or an output.")
             return graph

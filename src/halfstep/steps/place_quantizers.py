@@ -120,7 +120,14 @@ def plan_grids(graph: GraphModule, scheme: Scheme, places: Mapping[Node, Place])
     return owners, grids
 
 
-def is_rounded(node: Node, owners: Mapping[Node, Node]) -> bool:
+def rounding_grids(graph: GraphModule, scheme: Scheme, nodes: Iterable[Node]) -> tuple[dict[Node, Grid], dict[Node, Node]]:
+    """(the grid of each of ``nodes`` of a float graph whose values will be rounded there, the owners of `plan`)."""
+    owners, grids = plan_grids(graph, scheme, places_of(graph))
+    found = {node: grids[owners[node]] for node in nodes if _is_rounded(node, owners)}
+    return {node: grid for node, grid in found.items() if grid is not None}, owners
+
+
+def _is_rounded(node: Node, owners: Mapping[Node, Node]) -> bool:
     """Whether values are rounded at ``node``: not where they only move, and not by a concatenation onto the grid that they have."""
     owner = owners.get(node)
     if owner is None or role_of(node) is Role.PASS:

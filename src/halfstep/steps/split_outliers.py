@@ -23,11 +23,11 @@ from typing import final
 
 import torch
 from pydantic import Field, field_validator
-from torch import Tensor, nn
+from torch import Tensor
 from torch.fx import GraphModule
 
 from halfstep.graph.channels import has_own_parameters
-from halfstep.graph.edit import attribute, finish
+from halfstep.graph.edit import attribute, finish, replace_parameter
 from halfstep.graph.names import operator_name
 from halfstep.graph.operators import WeightedLayer, weighted_layers
 from halfstep.graph.tree import put
@@ -81,8 +81,7 @@ class SplitOutliers(AbstractStep):
         step = RANGES.create(self.range).range(distribution, grid).fit(grid)[0].float()
         step = grid.along(step if grid.channel_axis is not None else step.squeeze(0), weight.shape)
         widened, sources = split(weight, axis, num_new, step)
-        put(graph, str(layer.weight.target), nn.Parameter(widened))
-        layer.weight.meta["shape"] = tuple(widened.shape)
+        replace_parameter(graph, layer.weight, widened)
         _repeat_channels(graph, layer, sources)
         return num_new
 
