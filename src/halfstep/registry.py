@@ -104,6 +104,11 @@ class Registry(Generic[T]):
         name, options = parse_spec(spec, self.kind)
         return self[name].from_options(options)  # type: ignore[attr-defined]
 
+    def checked(self, spec: Spec) -> Spec:
+        """``spec`` itself, as a validator of options that hold one; `RecipeError` where it names no method or no option of it."""
+        self.create(spec)
+        return spec
+
 
 def parse_spec(spec: Spec, kind: str) -> tuple[str, dict[str, Any]]:
     """``"mse"`` -> ("mse", {}); ``{"mse": {"num_candidates": 50}}`` -> ("mse", {"num_candidates": 50})."""

@@ -17,10 +17,10 @@ requantization is a shift, the weights' scales are moved to ones that a shift ca
 
 from __future__ import annotations
 
-from typing import ClassVar, final
+from typing import Annotated, ClassVar, final
 
 import torch
-from pydantic import field_validator
+from pydantic import AfterValidator
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
@@ -38,6 +38,7 @@ from halfstep.steps.abstract import STEPS, AbstractStep, Context
 from halfstep.steps.scheme import Requantization
 from halfstep.steps.shift_scales import has_shifts, raised, shift_scale
 
+_RangeSpec = Annotated[Spec, AfterValidator(RANGES.checked)]
 _LARGEST_BIAS = 2**30
 _ZERO_TO_ONE = Range(torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64))
 
@@ -52,21 +53,14 @@ class Calibrate(AbstractStep):
 
     quantizes: ClassVar[bool] = True
 
-    weights: Spec = "mse"
-    activations: Spec = "mse"
-    scores: Spec | None = None
+    weights: _RangeSpec = "mse"
+    activations: _RangeSpec = "mse"
+    scores: _RangeSpec | None = None
 
     def full_spec(self) -> Spec:
         """With the options of all range estimators written out."""
         given = {role: getattr(self, role) for role in ("weights", "activations", "scores")}
         return {self.name: {role: None if spec is None else RANGES.create(spec).full_spec() for role, spec in given.items()}}
-
-    @field_validator("weights", "activations", "scores")
-    @classmethod
-    def _is_a_range(cls, value: Spec | None) -> Spec | None:
-        if value is not None:
-            RANGES.create(value)
-        return value
 
     def needs(self, graph: GraphModule) -> set[str]:
         """The tensors that an activation quantizer rounds: the report shows all, also those whose grid another one owns."""

@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
-from typing import ClassVar, final
+from typing import Annotated, ClassVar, final
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
@@ -54,17 +54,11 @@ class Round(AbstractStep):
 
     quantizes: ClassVar[bool] = True
 
-    method: Spec = "nearest"
+    method: Annotated[Spec, AfterValidator(ROUNDINGS.checked)] = "nearest"
     num_positions: int = Field(default=16, ge=1)
     quantized_activations: bool = True
     keep_zeros: bool = False
     memory: float = Field(default=MEMORY / 2**30, gt=0)
-
-    @field_validator("method")
-    @classmethod
-    def _is_a_rounding(cls, value: Spec) -> Spec:
-        ROUNDINGS.create(value)
-        return value
 
     def full_spec(self) -> Spec:
         """With the options of the rounding written out."""

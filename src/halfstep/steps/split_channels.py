@@ -23,10 +23,10 @@ mean of x + t_j > 0: the float network moves by at most s / 8 there, and it is t
 
 from __future__ import annotations
 
-from typing import final
+from typing import Annotated, final
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
@@ -59,13 +59,7 @@ class SplitChannels(AbstractStep):
     multiple: int = Field(default=8, ge=1)
     samples: int = Field(default=128, ge=1)
     slope_samples: int = Field(default=32, ge=1)
-    range: Spec = "mse"
-
-    @field_validator("range")
-    @classmethod
-    def _is_a_range(cls, value: Spec) -> Spec:
-        RANGES.create(value)
-        return value
+    range: Annotated[Spec, AfterValidator(RANGES.checked)] = "mse"
 
     def full_spec(self) -> Spec:
         """With the options of the range estimator written out."""

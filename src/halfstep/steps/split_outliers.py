@@ -19,10 +19,10 @@ and the layer on the network's input, which the paper does not quantize.
 from __future__ import annotations
 
 import math
-from typing import final
+from typing import Annotated, final
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field
 from torch import Tensor
 from torch.fx import GraphModule
 
@@ -45,13 +45,7 @@ class SplitOutliers(AbstractStep):
     """expand_ratio: new channels of a layer's input as a share of its channels. range: the range estimator of the weights."""
 
     expand_ratio: float = Field(default=0.05, gt=0, le=1)
-    range: Spec = "mse"
-
-    @field_validator("range")
-    @classmethod
-    def _is_a_range(cls, value: Spec) -> Spec:
-        RANGES.create(value)
-        return value
+    range: Annotated[Spec, AfterValidator(RANGES.checked)] = "mse"
 
     def full_spec(self) -> Spec:
         """With the options of the range estimator written out."""
