@@ -49,6 +49,15 @@ def test_a_hopeless_name_is_answered_with_all_of_them() -> None:
         COLOURS.create("ultraviolet")
 
 
+def test_what_names_a_method_is_checked_and_handed_on() -> None:
+    spec = {"green": {"shade": 0.25}}
+    assert COLOURS.checked(spec) is spec and COLOURS.checked("blue") == "blue"
+    with pytest.raises(RecipeError, match="Did you mean 'green'"):
+        COLOURS.checked("gren")
+    with pytest.raises(RecipeError, match="has no option 'shad'"):
+        COLOURS.checked({"green": {"shad": 1}})
+
+
 def test_an_empty_registry_says_so() -> None:
     with pytest.raises(RecipeError, match=r"Unknown thing 'x'\. Known: none\."):
         Registry[Method]("thing")["x"]

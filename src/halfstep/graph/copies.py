@@ -135,7 +135,7 @@ def _widen_inputs(graph: GraphModule, layer: WeightedLayer, numbers: Tensor, blo
     own = copies[numbers[::block]]
     if int(own.max()) == 1:
         return
-    axis, weight = 1 - layer.output_axis, attribute(graph, layer.weight)
+    axis, weight = layer.input_axis, attribute(graph, layer.weight)
     columns = torch.arange(len(numbers)).view(-1, block).repeat_interleave(own, 0).flatten()
     shares = copies[numbers[columns]].view([-1 if index == axis else 1 for index in range(weight.ndim)])
     replace_parameter(graph, layer.weight, (weight.double().index_select(axis, columns) / shares).to(weight.dtype))
@@ -151,11 +151,11 @@ def _widen_depthwise(graph: GraphModule, layer: WeightedLayer, sources: Tensor, 
 
 def _store(graph: GraphModule, layer: WeightedLayer, weight: Tensor, sources: Tensor, shift: Tensor) -> None:
     """Give the layer a weight of repeated rows, and the bias and what is known of its batch norm likewise, shifted."""
-    bias = torch.zeros(len(shift)) if layer.bias is None else attribute(graph, layer.bias)[sources]
     replace_parameter(graph, layer.weight, weight)
-    if layer.bias is not None:
-        replace_parameter(graph, layer.bias, bias)
-    write_bias(graph, layer, bias.double() + shift)
+    if layer.bias is None:
+        write_bias(graph, layer, shift)
+    else:
+        replace_parameter(graph, layer.bias, (attribute(graph, layer.bias)[sources].double() + shift).to(weight.dtype))
     known: dict[str, tuple[Tensor, Tensor]] = graph.meta.get("batch_norms", {})
     if layer.name in known:
         mean, std = known[layer.name]

@@ -141,6 +141,11 @@ class WeightedLayer:
     groups: int
 
     @property
+    def input_axis(self) -> int:
+        """The axis of the weight that belongs to input channels: those of one group, or all of a transposed convolution."""
+        return 1 - self.output_axis
+
+    @property
     def is_transposed(self) -> bool:
         """Whether it is a transposed convolution."""
         return "transpose" in operator_name(self.node)
@@ -164,19 +169,22 @@ def weighted_layer(node: Node) -> WeightedLayer | None:
 
 def argument(node: Node, name: str, default: Any) -> Any:
     """The value of a named argument of an ATen call, wherever it stands."""
-    schema = node.target._schema  # type: ignore[union-attr]
-    position = next(index for index, entry in enumerate(schema.arguments) if entry.name == name)
+    position = _position(node, name)
     return node.args[position] if position < len(node.args) else node.kwargs.get(name, default)
 
 
 def set_argument(node: Node, name: str, value: Any) -> None:
     """Change a named argument of an ATen call, wherever it stands."""
-    schema = node.target._schema  # type: ignore[union-attr]
-    position = next(index for index, entry in enumerate(schema.arguments) if entry.name == name)
+    position = _position(node, name)
     if position < len(node.args):
         node.update_arg(position, value)
     else:
         node.update_kwarg(name, value)
+
+
+def _position(node: Node, name: str) -> int:
+    schema = node.target._schema  # type: ignore[union-attr]
+    return next(index for index, entry in enumerate(schema.arguments) if entry.name == name)
 
 
 def linear_operator(layer: WeightedLayer, kernel: Sequence[int]) -> LinearOperator:

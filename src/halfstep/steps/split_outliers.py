@@ -68,7 +68,7 @@ class SplitOutliers(AbstractStep):
 
     def _split_layer(self, graph: GraphModule, layer: WeightedLayer, grid: Grid) -> int:
         """Widen one layer; returns how many channels were added."""
-        weight, axis = attribute(graph, layer.weight), 0 if layer.is_transposed else 1
+        weight, axis = attribute(graph, layer.weight), layer.input_axis
         num_new = math.ceil(self.expand_ratio * weight.shape[axis] - 1e-9)
         halved, _ = split(weight, axis, num_new, torch.zeros(()))
         distribution = Distribution.of_tensor(halved, grid.channel_axis)

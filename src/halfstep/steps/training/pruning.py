@@ -193,7 +193,7 @@ def _has_pattern(layer: WeightedLayer, weight: Tensor, pattern: str) -> bool:
     """Whether the layer can be pruned this way."""
     groups = _GROUPS.fullmatch(pattern)
     if groups is not None:
-        return weight.shape[1 - layer.output_axis] % int(groups[2]) == 0
+        return weight.shape[layer.input_axis] % int(groups[2]) == 0
     return pattern != "channel" or (not _reaches_output(layer.node) and (layer.output_axis == 0 or layer.groups == 1))
 
 
