@@ -172,7 +172,16 @@ def test_a_single_calibration_sample() -> None:
 def test_progress_is_told() -> None:
     seen: list[str] = []
     quantized(progress=lambda phase, done, total: seen.append(phase))
-    assert list(dict.fromkeys(seen)) == ["capture", "fold_batch_norm", "place_quantizers", "statistics", "calibrate", "round", "measure"]
+    assert list(dict.fromkeys(seen)) == [
+        "capture",
+        "fold_batch_norm",
+        "fold_factors",
+        "place_quantizers",
+        "statistics",
+        "calibrate",
+        "round",
+        "measure",
+    ]
 
 
 def test_a_quantized_model_trains() -> None:

@@ -8,6 +8,7 @@ from halfstep.steps.correct_bias import CorrectBias
 from halfstep.steps.equalize import Equalize
 from halfstep.steps.finetune import Finetune
 from halfstep.steps.fold_batch_norm import FoldBatchNorm
+from halfstep.steps.fold_factors import FoldFactors
 from halfstep.steps.mix_channels import MixChannels
 from halfstep.steps.place_quantizers import PlaceQuantizers
 from halfstep.steps.reconstruct import Reconstruct
@@ -32,6 +33,7 @@ __all__ = [
     "Equalize",
     "Finetune",
     "FoldBatchNorm",
+    "FoldFactors",
     "LayerTypes",
     "MixChannels",
     "Override",
