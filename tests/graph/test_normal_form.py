@@ -36,6 +36,8 @@ CASES: list[tuple[Callable[[Tensor, Tensor, Tensor], Tensor], list[str]]] = [
     (lambda x, w, b: torch.addmm(b, x[:, 0], w, beta=2), ["select", "addmm"]),
     (lambda x, w, b: w.T @ x.mT, ["mT", "matmul"]),
     (lambda x, w, b: torch.stack([x, x.relu()], -2), ["relu", "unsqueeze", "unsqueeze", "cat"]),
+    (lambda x, w, b: torch.cat([x[:, :0], x.relu()], 1), ["relu"]),
+    (lambda x, w, b: torch.cat([x, x[..., 4:], x.relu()], -1), ["relu", "cat"]),
     (lambda x, w, b: x - x.relu(), ["relu", "add"]),
     (lambda x, w, b: x - 1, ["sub"]),
     (lambda x, w, b: torch.addcmul(x, x, x.relu(), value=-3), ["relu", "mul", "add"]),

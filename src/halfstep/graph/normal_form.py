@@ -2,6 +2,7 @@
 
 x @ W, addmm(b, x, W)     W stored, two axes       linear(x, W^T, b)
 stack(tensors)                                     concatenation of unsqueezed tensors
+cat([x, y])               y without entries        x
 x - y                     two tensors              x + (-1) y
 addcmul(x, y, z)                                   x + c (y z)
 slice_scatter, select_scatter                      concatenation of what stays and what is written there
@@ -72,6 +73,14 @@ def _stack(node: Node) -> Node:
     axis = axis % _value(node).ndim  # type: ignore[operator]
     parts = [_call(node, aten.unsqueeze.default, x, axis) for x in tensors]  # type: ignore[union-attr]
     return _call(node, aten.cat.default, parts, axis)
+
+
+def _without_empty_parts(node: Node) -> Node | None:
+    parts, axis = (*node.args, 0)[:2]
+    filled = [x for x in parts if 0 not in [size for size in _value(x).shape if isinstance(size, int)]]  # type: ignore[union-attr]
+    if not filled or len(filled) == len(parts):  # type: ignore[arg-type]
+        return None
+    return _call(node, aten.cat.default, filled, axis) if len(filled) > 1 else filled[0]  # type: ignore[return-value]
 
 
 def _difference(node: Node) -> Node | None:
@@ -149,6 +158,7 @@ _REWRITES: dict[str, Callable[[Node], Node | None]] = {
     **dict.fromkeys(("aten.matmul.default", "aten.mm.default"), _product),
     "aten.addmm.default": _product_and_sum,
     "aten.stack.default": _stack,
+    "aten.cat.default": _without_empty_parts,
     "aten.slice.Tensor": _without_slice,
     "aten.add.Tensor": _without(0),
     "aten.mul.Tensor": _without(1),

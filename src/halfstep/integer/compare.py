@@ -69,7 +69,8 @@ def _simulated_codes(lowering: Lowering, graph: GraphModule, nodes: dict[str, No
             quantizer = quantizer_of(nodes[name])
             assert quantizer is not None
             codes = quantizer.quantize(real).codes.to(torch.int32)
-            found[name] = lowering.samples(nodes[name], codes, lowering.values[name].shape)
+            codes = lowering.samples(nodes[name], codes, lowering.values[name].shape)
+            found[name] = codes.contiguous()  # row-major, as a program's own
         return real
 
     observe(graph, part, set(named), see)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import halfstep as hs
 import zoo
@@ -160,6 +160,41 @@ def test_a_gate_of_the_shape_of_what_it_multiplies() -> None:
     result = hs.quantize(Gated().eval(), torch.randn(32, 3, 8, 8), "int8")
     hs.lower(result)
     assert result.record.program is not None and result.record.program.max_difference <= 1
+
+
+class Turned(nn.Module):
+    """A group norm of what was turned and not copied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(6, 8), nn.GroupNorm(2, 8), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.norm(self.first(x).transpose(1, 2)))  # type: ignore[no-any-return]
+
+
+class NormedTokens(nn.Module):
+    """A batch norm of all tokens as rows of one matrix, as LeViT has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.last(self.norm(x.flatten(0, 1)).reshape_as(x))  # type: ignore[no-any-return]
+
+
+def test_codes_that_were_turned_and_not_copied() -> None:
+    result = hs.quantize(Turned(), torch.randn(16, 5, 6))
+    hs.lower(result)
+    assert result.record.program is not None and result.record.program.max_difference <= 1
+
+
+def test_a_batch_norm_of_tokens_is_named() -> None:
+    result = hs.quantize(NormedTokens(), torch.randn(16, 5, 6))
+    with pytest.raises(LoweringError, match="reshape_as"):
+        hs.lower(result)
 
 
 def test_weights_only_is_refused_with_the_way_out() -> None:

@@ -113,7 +113,8 @@ class Recorder(Interpreter):
     def _layout(self, node: Node) -> Layout | None:
         if node.op == "placeholder":
             return Layout()
-        sources = [x for x in map(_tensor_behind, node.all_input_nodes) if x in self.layouts]
+        read = node.all_input_nodes[:1] if operator_name(node) in _SHAPED_LIKE else node.all_input_nodes
+        sources = [x for x in map(_tensor_behind, read) if x in self.layouts]
         if not sources:
             return None
         source = max(sources, key=lambda x: len(self.shapes[x]))
