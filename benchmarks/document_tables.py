@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
+from deployment_speed import OURS, PEERS
 from harness import qat_rows
 from harness.sentence_rows import ROWS
 from harness.store import agreement
@@ -211,6 +212,24 @@ def training(results: dict[str, Any]) -> list[str]:
     return lines
 
 
+def deployment(results: dict[str, Any]) -> list[str]:
+    """CPU milliseconds of every tool's file by network and runtime, and ours beside the fastest of the others in the same rounds."""
+    titles = ["network", "runtime", "float", "halfstep", "quantize_static", "NNCF", "AIMET", "times faster than float"]
+    lines = [row([*titles, "halfstep / fastest other (10th to 90th percentile)"]), row(["---", "---", *["---:"] * 7])]
+    for network, runtimes in results["times"].items():
+        for runtime, times in runtimes.items():
+            ours = OURS[runtime]
+            best = min((name for name in PEERS if name in times), key=lambda name: times[name]["cpu_ms_median"])
+            low, middle, high = (times[best][f"{ours}_ratio_{part}"] for part in ("p10", "median", "p90"))
+            cells = [
+                " / ".join(f"{times[name]['cpu_ms_median']:.2f}" for name in names if name in times)
+                for names in (("float",), (ours,), ("ort",), ("nncf", "nncf_mixed"), ("aimet",))
+            ]
+            faster = f"{times[ours]['float_ratio_median']:.2f}"
+            lines.append(row([network, runtime, *cells, faster, f"{middle:.3f} ({low:.2f}-{high:.2f}) {best}"]))
+    return lines
+
+
 def spread(seconds: Iterable[float]) -> str:
     """ "5 … 7", or nothing."""
     found = sorted(seconds)
@@ -225,10 +244,10 @@ def stored(name: str) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.is_file() else None
 
 
-def write(document: Path, blocks: list[list[str]]) -> None:
-    """Put the blocks between the document's marks."""
+def write(document: Path, blocks: list[list[str]], name: str = "results") -> None:
+    """Put the blocks between the document's marks of that name."""
     text = "\n\n".join("\n".join(block) for block in blocks)
-    mark = re.compile(r"(<!-- results:[^>]*-->\n).*(<!-- /results -->)", re.DOTALL)
+    mark = re.compile(rf"(<!-- {name}:[^>]*-->\n).*(<!-- /{name} -->)", re.DOTALL)
     document.write_text(mark.sub(lambda match: f"{match[1]}\n{text}\n\n{match[2]}", document.read_text()))
 
 
@@ -257,6 +276,10 @@ def main() -> None:
     saturated = stored("saturation")
     if saturated is not None:
         write(ROOT / "docs" / "deployment.md", [saturation(saturated)])
+    with_vnni, without = stored("deployment_speed"), stored("deployment_speed_avx2")
+    if with_vnni is not None and without is not None:
+        blocks = [["With AVX-512 VNNI:", "", *deployment(with_vnni)], ["Without VNNI (AVX2):", "", *deployment(without)]]
+        write(ROOT / "docs" / "deployment.md", blocks, "latency")
     trained = stored("qat")
     if trained is not None:
         write(ROOT / "docs" / "qat.md", [training(trained)])
