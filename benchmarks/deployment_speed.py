@@ -140,12 +140,21 @@ def show(console: Console, results: dict[str, Any], network: str, runtime: str) 
     console.print(verdict(times, ours))
 
 
-def verdict(times: dict[str, Any], ours: str) -> str:
-    """Our CPU time beside that of the fastest peer, both in the same rounds."""
+def fastest_peer(times: dict[str, Any], ours: str) -> tuple[str, float, float, float] | None:
+    """Its name and the 10th percentile, median and 90th percentile of our CPU time over its, in the same rounds; None without a peer."""
     best = min((name for name in PEERS if name in times), key=lambda name: times[name]["cpu_ms_median"], default=None)
     if best is None:
+        return None
+    low, middle, high = (float(times[best][f"{ours}_ratio_{part}"]) for part in ("p10", "median", "p90"))
+    return best, low, middle, high
+
+
+def verdict(times: dict[str, Any], ours: str) -> str:
+    """Our CPU time beside that of the fastest peer."""
+    found = fastest_peer(times, ours)
+    if found is None:
         return "no peer to compare with"
-    low, middle, high = (times[best][f"{ours}_ratio_{part}"] for part in ("p10", "median", "p90"))
+    best, low, middle, high = found
     words = "at most" if middle <= 1.0 else "within the spread" if low <= 1.0 else "SLOWER"
     return f"{ours} / {best}, the fastest peer: {middle:.3f} [{low:.3f}-{high:.3f}], {words}"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from deployment_speed import OURS, PEERS
+from deployment_speed import OURS, fastest_peer
 from harness import qat_rows
 from harness.sentence_rows import ROWS
 from harness.store import agreement
@@ -219,14 +219,13 @@ def deployment(results: dict[str, Any]) -> list[str]:
     for network, runtimes in results["times"].items():
         for runtime, times in runtimes.items():
             ours = OURS[runtime]
-            best = min((name for name in PEERS if name in times), key=lambda name: times[name]["cpu_ms_median"])
-            low, middle, high = (times[best][f"{ours}_ratio_{part}"] for part in ("p10", "median", "p90"))
+            beside = fastest_peer(times, ours)
             cells = [
                 " / ".join(f"{times[name]['cpu_ms_median']:.2f}" for name in names if name in times)
                 for names in (("float",), (ours,), ("ort",), ("nncf", "nncf_mixed"), ("aimet",))
             ]
-            faster = f"{times[ours]['float_ratio_median']:.2f}"
-            lines.append(row([network, runtime, *cells, faster, f"{middle:.3f} ({low:.2f}-{high:.2f}) {best}"]))
+            ratio = "" if beside is None else f"{beside[2]:.3f} ({beside[1]:.2f}-{beside[3]:.2f}) {beside[0]}"
+            lines.append(row([network, runtime, *cells, f"{times[ours]['float_ratio_median']:.2f}", ratio]))
     return lines
 
 

@@ -61,8 +61,10 @@ def fold_factors(graph: GraphModule) -> None:
 def _foldable(graph: GraphModule, node: Node) -> tuple[WeightedLayer, Node, float] | None:
     """The layer that takes what ``node`` multiplies by, the tensor multiplied, and the factor; None where there is no such layer."""
     found = _factor(graph, node)
-    layer = None if found is None else _carrier(found[0])
-    return None if found is None or layer is None else (layer, *found)
+    if found is None:
+        return None
+    layer = _carrier(found[0])
+    return None if layer is None else (layer, *found)
 
 
 def _factor(graph: GraphModule, node: Node) -> tuple[Node, float] | None:
