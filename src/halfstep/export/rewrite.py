@@ -13,6 +13,7 @@ any other ReLU or Clip               Clip on the codes *                        
 mean over all spatial axes           GlobalAveragePool                                   ReduceMean has no integer kernel
 zero padding before a convolution    pads of the convolution itself                      one operator less
 other zero padding within one grid   Pad on the codes *                                  Pad has no integer kernel between DQ and Q
+padding in float before a pooling    Pad that names its axes                             fused it is another function (`pool_guard`)
 softmax onto a grid of small scale   a Max in front of it                                its integer kernel overflows (`softmax_guard`)
 
 * for ONNX Runtime; the target (`halfstep.targets`) says what else a runtime wants. The file is written for opset 21, IR version 10.
@@ -32,6 +33,7 @@ from halfstep.export.mark import DOMAIN, Constant, Marked
 from halfstep.export.nodes import initializer as _initializer
 from halfstep.export.nodes import insert as _insert
 from halfstep.export.nodes import replace as _replace
+from halfstep.export.pool_guard import guard_pools
 from halfstep.export.softmax_guard import guard_softmax
 from halfstep.export.stored_rows import codes_of_rows
 from halfstep.grid import Grid
@@ -64,6 +66,7 @@ def rewrite(model: ir.Model, marked: Marked, target: Target = ONNXRUNTIME) -> ir
     _pad_in_convolution(model.graph)
     if target.works_on_codes:
         _pad_on_codes(model.graph)
+    guard_pools(model.graph)
     guard_softmax(model.graph)
     ir.passes.common.RemoveUnusedNodesPass()(model)
     model.opset_imports.pop(DOMAIN, None)
