@@ -141,10 +141,11 @@ def export_float(network: nn.Module, inputs: Inputs, path: Path) -> None:
 
 
 def run_onnx(path: Path, inputs: Inputs) -> list[Tensor]:
-    """The outputs of an ONNX file in ONNX Runtime."""
+    """The outputs of an ONNX file in ONNX Runtime, operator by operator as it is written: its optimizations may change them."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
     feeds = {value.name: x.numpy() for value, x in zip(session.get_inputs(), inputs, strict=True)}
