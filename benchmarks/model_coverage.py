@@ -7,10 +7,11 @@
     python benchmarks/model_coverage.py --print                               the table of what is stored, nothing run
 
 Weights and inputs are random: nothing is downloaded, and what is asked is whether the way is open, not how accurate the network is. The
-stages: build, capture, int8 quantization on 8 inputs, simulation, ONNX file, that file in ONNX Runtime layer by layer within one code,
-integer program. Models under onnx/ are written by PyTorch's exporter first, read by `hs.load_onnx`, and compared with ONNX Runtime's
-outputs of the same file. Each model runs in a process of its own, which is killed after ``--limit`` seconds; finished rows are kept in the
-JSON file, and a run that was interrupted goes on. (The script is not called coverage.py: numba would import it for the package.)
+stages: build, capture, int8 quantization on 8 inputs (2 where each is a film at full size), simulation, ONNX file, that file in ONNX
+Runtime layer by layer within one code, integer program. Models under onnx/ are written by PyTorch's exporter first, read by `hs.load_onnx`,
+and compared with ONNX Runtime's outputs of the same file. Each model runs in a process of its own, which is killed after ``--limit``
+seconds; finished rows are kept in the JSON file, and a run that was interrupted goes on. (The script is not called coverage.py: numba would
+import it for the package.)
 """
 
 import argparse

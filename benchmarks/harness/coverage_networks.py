@@ -17,8 +17,8 @@ from harness.torchvision_stub import declare_missing_operators
 Inputs = tuple[Tensor, ...]
 
 
-def build(model: Model, seed: int, num_samples: int) -> tuple[nn.Module, Inputs]:
-    """The network in eval mode and ``num_samples`` inputs for it."""
+def build(model: Model, seed: int) -> tuple[nn.Module, Inputs]:
+    """The network in eval mode and ``model.num_samples`` inputs for it."""
     torch.manual_seed(seed)
     declare_missing_operators()
     with warnings.catch_warnings():
@@ -26,10 +26,10 @@ def build(model: Model, seed: int, num_samples: int) -> tuple[nn.Module, Inputs]
         if model.suite == "transformers":
             from harness.coverage_transformers import transformer
 
-            network, inputs = transformer(model.source, num_samples)
+            network, inputs = transformer(model.source, model.num_samples)
         else:
             network = _timm(model) if model.suite == "timm" else _torchvision(model)
-            inputs = (torch.randn(num_samples, *model.shape),) * (2 if model.source.startswith("raft") else 1)
+            inputs = (torch.randn(model.num_samples, *model.shape),) * (2 if model.source.startswith("raft") else 1)
         spread_constants(network)
         _see_batches(network, inputs)
     return network.eval(), inputs

@@ -18,7 +18,6 @@ from typing import Any
 from harness.coverage_models import MODELS
 from harness.peer import quiet_environment
 
-NUM_SAMPLES = 8
 IMPORT_TOLERANCE = 1e-4  # of an imported network's outputs from ONNX Runtime's, relative to the largest
 
 
@@ -92,7 +91,7 @@ def _run(row: Row, name: str, seed: int, folder: Path) -> None:
 
     network = inputs = None
     with row.stage("build"):
-        network, inputs = build(MODELS[name], seed, NUM_SAMPLES)
+        network, inputs = build(MODELS[name], seed)
         row.found["parameters"] = sum(p.numel() for p in network.parameters())
     if network is None:
         return
