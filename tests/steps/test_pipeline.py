@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 import pytest
 import torch
@@ -11,8 +12,13 @@ from torch.fx import GraphModule
 
 import zoo
 from halfstep.errors import CalibrationError, GraphError
+from halfstep.graph.capture import capture
+from halfstep.graph.edges import unquantized
+from halfstep.graph.edit import attribute, set_parameter
+from halfstep.graph.operators import weighted_layers
 from halfstep.graph.run import run
 from halfstep.graph.statistics import Statistics
+from halfstep.graph.witness import Witness
 from halfstep.steps import AbstractStep, Calibrate, Context, FoldBatchNorm, PlaceQuantizers, Round, Scheme
 from halfstep.steps.pipeline import Outcome, run_steps
 from halfstep.stopwatch import Stopwatch
@@ -135,3 +141,42 @@ def test_a_step_that_breaks_the_graph() -> None:
 def test_a_step_that_needs_a_tensor_that_does_not_exist() -> None:
     with pytest.raises((CalibrationError, GraphError), match="nowhere"):
         run_all([Needing(names=("nowhere",))], Passes())
+
+
+class Scaling(AbstractStep):
+    """Multiplies the weight of the first layer by ``factor``."""
+
+    name: ClassVar[str] = "scaling"
+    factor: float
+    is_admitted: bool = False
+
+    @property
+    def is_exact(self) -> bool:
+        return not self.is_admitted
+
+    def apply(self, graph: GraphModule, context: Context) -> GraphModule:
+        weight = unquantized(weighted_layers(graph)[0].weight)
+        set_parameter(graph, weight, self.factor * attribute(graph, weight))
+        return graph
+
+
+def run_witnessed(steps: list[AbstractStep]) -> Witness:
+    graph = capture(zoo.ZOO["residual"].model(), zoo.ZOO["residual"].inputs())
+    context = Context(Scheme(), Statistics("x"), torch.Generator().manual_seed(0), batches=Passes(), witness=graph.meta["witness"])
+    run_steps(graph, steps, context, Stopwatch())
+    assert context.witness is not None
+    return context.witness
+
+
+def test_a_step_that_changes_the_float_network_is_named_with_the_place() -> None:
+    with pytest.raises(GraphError, match=r"step 'scaling' changed what the float network computes: .* from 'conv1' on"):
+        run_witnessed([FoldBatchNorm(), Scaling(factor=1.01)])
+
+
+def test_what_a_step_changes_on_purpose_is_noted() -> None:
+    witness = run_witnessed([Scaling(factor=1.01, is_admitted=True), *STEPS])
+    assert witness.changes["scaling"] > 1e-4 and witness.difference < 1e-5
+
+
+def test_nothing_is_compared_behind_the_first_step_that_quantizes() -> None:
+    assert run_witnessed([*STEPS, Scaling(factor=1.01)]).changes == {}

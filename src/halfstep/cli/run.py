@@ -16,7 +16,7 @@ from halfstep.files import atomic_directory
 from halfstep.quantizers.learned import has_levels_of_its_own
 from halfstep.report.record import RunRecord
 from halfstep.report.table import summary
-from halfstep.report.words import check_sentences, program_sentences
+from halfstep.report.words import check_sentences, float_sentence, program_sentences
 from halfstep.workflow.result import ONNX_FILE, RECORD_FILE, REPORT_FILE
 
 _NOT_EXPORTED = "No ONNX file: levels that are no grid have no form there. Train with another quantizer, such as lsq, to export."
@@ -66,6 +66,7 @@ def run(
 def _show(record: RunRecord, out: Path, is_exported: bool) -> None:
     """The summary, and where things are."""
     output().print(summary(record))
+    say(float_sentence(record.float_check))
     if is_exported:
         for line in textwrap.wrap(" ".join(check_sentences(record.export_check)), PIPE_WIDTH):
             say(line)

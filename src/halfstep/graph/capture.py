@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
-from torch.utils import _pytree as pytree
 
 from halfstep.errors import DataError, ModelError
 from halfstep.graph.attention import MASKED, write_out_attention
@@ -28,17 +27,20 @@ from halfstep.graph.fuse import fuse
 from halfstep.graph.lift import lift_modules
 from halfstep.graph.names import name_nodes
 from halfstep.graph.normal_form import normalize
+from halfstep.graph.run import cut
 from halfstep.graph.tree import is_sound, put, without_subnormals
+from halfstep.graph.witness import Witness, first_that_differs, module_values
 
-_TOLERANCE = 1e-4  # float32 sums in another order differ by some 1e-6 of the largest value; a missed write by far more
+_NUM_COMPARED = 2  # inputs that model and graph are compared on
 
 
 def capture(model: nn.Module | ExportedProgram, inputs: tuple[Tensor, ...]) -> GraphModule:
     """The graph of ``model``, recorded on one batch of ``inputs``, as an ``nn.Module`` of its own.
 
     ``graph.meta["batch_size"]`` is None where any batch size will do, else the only one the graph accepts; ``graph.meta["notes"]`` lists
-    what a user should know; ``graph.meta["normalized"]`` names the layers whose batch norm was folded, none so far. Raises `ModelError`
-    where the model cannot be recorded or holds NaN or infinite weights.
+    what a user should know; ``graph.meta["normalized"]`` names the layers whose batch norm was folded, none so far;
+    ``graph.meta["witness"]`` is what the model answers to a few of the inputs. Raises `ModelError` where the model cannot be recorded or
+    holds NaN or infinite weights, and where the graph answers otherwise.
     """
     notes: list[str] = []
     if isinstance(model, ExportedProgram):
@@ -58,29 +60,32 @@ def capture(model: nn.Module | ExportedProgram, inputs: tuple[Tensor, ...]) -> G
     _describe(graph)
     graph.meta.update(batch_size=batch_size, notes=notes, normalized=[])
     check(graph)
-    if isinstance(model, nn.Module):
-        _compare(model, graph, inputs)
-    return graph.eval()
+    graph.eval()
+    graph.meta["witness"] = _compare(model, graph, inputs)
+    return graph
 
 
-def _compare(model: nn.Module, graph: GraphModule, inputs: tuple[Tensor, ...]) -> None:
-    """Raises `ModelError` where the graph does not compute what the model computes: torch.export can miss a write to shared memory."""
-    example = tuple(x[: graph.meta["batch_size"] or 2] for x in inputs)
-    with in_eval_mode(model), torch.no_grad(), _buffers_kept(model):
-        expected = pytree.tree_leaves(model(*(x.clone() for x in example)))
-    with in_eval_mode(graph), torch.no_grad():
-        recorded = pytree.tree_leaves(graph(*(x.clone() for x in example)))
-    pairs = [(a, b) for a, b in zip(expected, recorded, strict=True) if isinstance(a, Tensor) and a.is_floating_point()]
-    if not all(torch.allclose(a, b, rtol=_TOLERANCE, atol=_TOLERANCE * _largest(a), equal_nan=True) for a, b in pairs if a.numel()):
-        raise ModelError(
-            f"What torch.export recorded of {type(model).__name__} computes something else than the model itself. Does its forward draw "
-            "random numbers, or write into a tensor that is read elsewhere? Make it deterministic, and its operations out of place."
-        )
-
-
-def _largest(x: Tensor) -> float:
-    """The largest magnitude that is a number."""
-    return float(x.nan_to_num(0, 0, 0).abs().max())
+def _compare(model: nn.Module | ExportedProgram, graph: GraphModule, inputs: tuple[Tensor, ...]) -> Witness:
+    """What the model answers to a few inputs; `ModelError` where the graph does not: torch.export can miss a write to shared memory."""
+    few, _ = cut(graph, tuple(x[:_NUM_COMPARED] for x in inputs))[0]
+    name = type(model).__name__
+    if isinstance(model, ExportedProgram):
+        with _quiet():
+            witness = Witness.of(model.module(), few)
+        found = witness.confirm(graph)
+        if found is None:
+            return witness
+        raise ModelError(f"The graph of the {name} computes something else than the program itself: {found}.")
+    with in_eval_mode(model), _buffers_kept(model), module_values(model) as values:
+        witness = Witness.of(model, few)
+    found = witness.confirm(graph)
+    if found is None:
+        return witness
+    place = first_that_differs(graph, values, witness.values, witness.allowed)
+    raise ModelError(
+        f"What torch.export recorded of {name} computes something else than the model itself: {found}, from '{place}' on. Does its forward "
+        "draw random numbers, or write into a tensor that is read elsewhere? Make it deterministic, and its operations out of place."
+    )
 
 
 def _export(model: nn.Module, inputs: tuple[Tensor, ...], notes: list[str]) -> tuple[ExportedProgram, int | None]:

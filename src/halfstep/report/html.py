@@ -133,7 +133,7 @@ def _summary(record: RunRecord) -> str:
         )
         lines.append(markup.row([f'<th scope="row">{label}</th>', *(f'<td class="n">{markup.text(cell)}</td>' for cell in cells)]))
     table = markup.table([f'<th scope="col" class="n">{markup.text(head)}</th>' for head in heads], lines, "summary", "Summary")
-    check = " ".join(words.check_sentences(record.export_check))
+    check = " ".join([words.float_sentence(record.float_check), *words.check_sentences(record.export_check)])
     return (
         f'<h2>Summary</h2>\n{table}\n<p class="soft key-to">{words.DASH} not evaluated. Sizes: parameters in float and quantized; '
         f"the whole file for ONNX Runtime. Latency ratio: float / quantized, medians.</p>\n<p>{markup.prose(check)}</p>"

@@ -73,6 +73,19 @@ class FloatOperator:
 
 
 @dataclass(frozen=True)
+class FloatCheck:
+    """The float network that was quantized against the network as given, on a few calibration inputs.
+
+    difference: the largest one, relative to the largest magnitude of its output, in front of the first step that changes the network on
+    purpose. changes: by the name of such a step, what it changed.
+    """
+
+    difference: float
+    changes: dict[str, float]
+    num_samples: int
+
+
+@dataclass(frozen=True)
 class ExportCheck:
     """An exported file against the simulation, on calibration inputs.
 
@@ -107,6 +120,7 @@ class RunRecord:
     latency_ms: dict[str, _Float] | None = None  # float, onnx, ratio (float / onnx), medians of one sample on one thread
     seconds: dict[str, Any] = field(default_factory=dict)  # wall, cpu, phases: {name: {wall, cpu}}
     peak_rss_bytes: int = 0
+    float_check: FloatCheck | None = None  # None: the run began with a quantized network
     export_check: ExportCheck | None = None
     program: ProgramRecord | None = None
     versions: dict[str, str] = field(default_factory=dict)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from halfstep.integer.record import ProgramRecord
-from halfstep.report.record import ExportCheck, GridRecord
+from halfstep.report.record import ExportCheck, FloatCheck, GridRecord
 
 DASH = "–"
 NOT_EVALUATED = "not evaluated"
@@ -151,6 +151,17 @@ def share(value: float | None) -> str:
     if 99.99 < percent < 100:
         return "more than 99.99 %"
     return f"{percent:.2f}".rstrip("0").rstrip(".") + " %"
+
+
+def float_sentence(check: FloatCheck | None) -> str:
+    """ "Float network: equal to yours within 2e-07 of the largest output (2 inputs)." """
+    if check is None:
+        return "The run began with a quantized network: there was no float network of yours to compare with."
+    inputs = "1 input" if check.num_samples == 1 else f"{check.num_samples} inputs"
+    within = f" within {check.difference:.0e} of the largest output" if check.difference else ""
+    changes = [f"'{step}', by {share(change)}" for step, change in check.changes.items() if change]
+    changed = f"; changed on purpose by {' and '.join(changes)}" if changes else ""
+    return f"Float network: equal to yours{within} ({inputs}){changed}."
 
 
 def check_sentences(check: ExportCheck | None) -> list[str]:

@@ -38,6 +38,11 @@ class AbsorbBias(AbstractStep):
 
     padded: bool = False
 
+    @property
+    def is_exact(self) -> bool:
+        """What lies below c changes, and padded borders."""
+        return False
+
     def apply(self, graph: GraphModule, context: Context) -> GraphModule:
         """Change biases; layers that have none get one."""
         refuse_quantizers(graph, self.name)

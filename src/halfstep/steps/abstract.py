@@ -13,6 +13,7 @@ from torch.fx import GraphModule
 
 from halfstep.data import Data
 from halfstep.graph.statistics import Statistics
+from halfstep.graph.witness import Witness
 from halfstep.ranges import AbstractRange
 from halfstep.registry import Method, Registry
 from halfstep.steps.checkpoint import Checkpoint
@@ -44,7 +45,8 @@ class Context:
     done, total or None). reference: the float network, node for node, from the first step that quantizes on. checkpoint: where a long
     step keeps what it has finished. position: of the step that runs, counted from 0. weight_range: the range estimator of the weights.
     training: what is trained on, all of it, with labels where there are any. validation: labelled data to watch a training on. teachers:
-    networks whose mean answer is learned in place of the float network's. tell: called with a line of news.
+    networks whose mean answer is learned in place of the float network's. tell: called with a line of news. witness: what the network as
+    given answers; None where the run starts from a quantized one.
     """
 
     scheme: Scheme
@@ -62,6 +64,7 @@ class Context:
     validation: Data | None = None
     teachers: tuple[GraphModule, ...] = ()
     tell: Tell = _quiet
+    witness: Witness | None = None
 
     def generator_for(self, index: int) -> torch.Generator:
         """Random numbers of the layer ``index`` of this step alone: the same whatever was drawn before, so that a run can be resumed."""
@@ -78,6 +81,11 @@ class AbstractStep(Method, ABC):
     """
 
     quantizes: ClassVar[bool] = False
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the float network computes after it what it computed before, but for the order of sums; asked where it quantizes not."""
+        return True
 
     def needs(self, graph: GraphModule) -> set[str]:
         """Names of the nodes whose histograms `apply` reads."""

@@ -54,6 +54,11 @@ class Equalize(AbstractStep):
     clip: Literal["skip", "keep", "replace"] = "skip"
     max_sweeps: int = Field(default=200, ge=1)
 
+    @property
+    def is_exact(self) -> bool:
+        """A ReLU in place of a clip lets more through."""
+        return self.clip != "replace"
+
     def apply(self, graph: GraphModule, context: Context) -> GraphModule:
         """Scale weights and biases; the graph itself stays, but for clips that are replaced."""
         refuse_quantizers(graph, self.name)

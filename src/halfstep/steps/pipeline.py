@@ -1,4 +1,7 @@
-"""Run the steps of a recipe: give each the statistics it asked for, check what it promised, measure what it cost."""
+"""Run the steps of a recipe: give each the statistics it asked for, check what it promised, measure what it cost.
+
+Until the first step that quantizes, the graph must compute what the network as given computes (`graph.witness`).
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from halfstep.errors import CalibrationError, GraphError
 from halfstep.graph.check import check
 from halfstep.graph.serialize import duplicate
 from halfstep.graph.statistics import collect
+from halfstep.graph.witness import Witness
 from halfstep.steps.abstract import AbstractStep, Context
 from halfstep.stopwatch import Stopwatch
 
@@ -24,7 +28,8 @@ class Outcome:
 
 
 def run_steps(graph: GraphModule, steps: Sequence[AbstractStep], context: Context, stopwatch: Stopwatch) -> Outcome:
-    """Apply ``steps`` in order to ``graph``, which is changed."""
+    """Apply ``steps`` in order to ``graph``, which is changed. `GraphError` where a step breaks what it promises."""
+    is_float = True
     for position, step in enumerate(steps):
         context.position = position
         needed = step.needs(graph)
@@ -45,7 +50,20 @@ def run_steps(graph: GraphModule, steps: Sequence[AbstractStep], context: Contex
             graph = step.apply(graph, context)
             check(graph)
             step.ensures(graph)
+        is_float = is_float and not step.quantizes
+        if is_float and context.witness is not None:
+            with stopwatch.phase("compare"):
+                _compare(context.witness, graph, step)
     return Outcome(graph, context.reference or duplicate(graph))
+
+
+def _compare(witness: Witness, graph: GraphModule, step: AbstractStep) -> None:
+    found = witness.hold(graph, step.name, step.is_exact)
+    if found is not None:
+        raise GraphError(
+            f"The step '{step.name}' changed what the float network computes: {found}. This is a defect of halfstep: please report it. "
+            "Until it is mended leave the step out of the recipe, or exclude the layers there."
+        )
 
 
 def _gather(graph: GraphModule, names: set[str], context: Context) -> None:

@@ -65,6 +65,11 @@ class SplitChannels(AbstractStep):
         """With the options of the range estimator written out."""
         return {self.name: self.model_dump(mode="json") | {"range": RANGES.create(self.range).full_spec()}}
 
+    @property
+    def is_exact(self) -> bool:
+        """It moves by at most s / 8 where a ReLU bends."""
+        return False
+
     def apply(self, graph: GraphModule, context: Context) -> GraphModule:
         """Widen layers."""
         refuse_quantizers(graph, self.name)

@@ -18,10 +18,11 @@ from halfstep.errors import CalibrationError
 from halfstep.graph.capture import capture
 from halfstep.graph.run import check_inputs
 from halfstep.graph.statistics import Statistics, fingerprint
+from halfstep.graph.witness import Witness
 from halfstep.recipes import Recipe
 from halfstep.report.environment import machine, versions
 from halfstep.report.layers import describe_layers, float_bytes, float_operators, num_bytes
-from halfstep.report.record import RunRecord
+from halfstep.report.record import FloatCheck, RunRecord
 from halfstep.steps import Context
 from halfstep.steps.abstract import Progress, Tell
 from halfstep.steps.checkpoint import Checkpoint
@@ -136,6 +137,7 @@ class Begun:
             notes=tuple(context.notes),
             float_operators=float_operators(outcome.graph),
             layers=layers,
+            float_check=_float_check(context.witness),
         )
         if context.checkpoint is not None:
             context.checkpoint.clear()
@@ -167,6 +169,7 @@ def begin(
         size = float_bytes(graph)
         gathered = _statistics(statistics, graph)
     context = make_context(chosen, data, gathered, seed, samples, report)
+    context.witness = graph.meta.pop("witness")
     context.notes.extend(graph.meta["notes"])
     return Begun(graph, chosen, context, kept, size, type(model).__name__, samples)
 
@@ -182,6 +185,11 @@ def make_context(recipe: Recipe, data: Data, statistics: Statistics, seed: int, 
         progress=progress or _silent,
         training=data,
     )
+
+
+def _float_check(witness: Witness | None) -> FloatCheck | None:
+    """For the report; None where the run began with a quantized network."""
+    return None if witness is None else FloatCheck(witness.difference, dict(witness.changes), len(witness.inputs[0]))
 
 
 def _silent(phase: str, done: float, total: int | None) -> None:
