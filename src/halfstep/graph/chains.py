@@ -70,8 +70,9 @@ def chains(graph: GraphModule) -> list[Chain]:
 
 
 def output_place(layer: WeightedLayer) -> Place:
-    """Where the output channels of a layer are: on the last axis behind a linear layer, else on the second."""
-    return Place(len(layer.node.meta["shape"]) - 1 if operator_name(layer.node) == "linear" else 1, 1)
+    """Where the output channels of a layer are: on the last axis behind a linear layer, else in front of those of the image."""
+    name = operator_name(layer.node)
+    return Place(len(layer.node.meta["shape"]) - 1 - (0 if name == "linear" else int(name[-2])), 1)
 
 
 def clip_bounds(node: Node) -> tuple[float, float]:
@@ -122,7 +123,8 @@ def reads_channels(graph: GraphModule, layer: WeightedLayer, node: Node, place: 
         return place.axis == rank - 1
     weight = attribute(graph, layer.weight)
     num_inputs = blocks(weight, layer).shape[2] * layer.groups
-    return place == (1, 1) and rank == weight.ndim and node.meta["shape"][1] == num_inputs
+    axis = rank - weight.ndim + 1  # without a batch axis, channels come first
+    return place == (axis, 1) and node.meta["shape"][axis] == num_inputs
 
 
 def moved(node: Node, source: Node, place: Place) -> Place | None:

@@ -5,7 +5,8 @@
 
 f scales the axis of the weight that belongs to output channels (the second one, group by group, for transposed convolutions). Jacob
 et al. 2018, section 3.2. A batch norm that is called twice, whose input is not a layer with weights of its own, or whose input has
-other users, is left where it is and noted. No deviation.
+other users, is left where it is and noted; as is one that works on another axis than the layer writes its channels on, such as BatchNorm1d
+behind a linear layer on sequences. No deviation.
 
 What the folded batch norm knew about the layer's output is kept for later steps of the same run: ``graph.meta["batch_norms"]`` holds, by
 the layer's name, the mean beta and the standard deviation |gamma| of every output channel ([C], float64). Copies and saved graphs do not
@@ -23,10 +24,14 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from halfstep.errors import GraphError
+from halfstep.graph.chains import output_place
 from halfstep.graph.channels import num_reads, scale_channels, write_bias
 from halfstep.graph.edit import attribute, finish, set_parameter
 from halfstep.graph.operators import module_of, weighted_layer
 from halfstep.steps.abstract import STEPS, AbstractStep, Context
+
+NORM_AXIS = 1
+"""The axis that a batch norm works on."""
 
 
 @final
@@ -78,6 +83,8 @@ def why_not(node: Node) -> str | None:
     layer = weighted_layer(source)
     if layer is None:
         return f"its input '{source.meta['name']}' is not a convolution or linear layer"
+    if output_place(layer).axis != NORM_AXIS:
+        return f"it works on axis {NORM_AXIS} of what '{source.meta['name']}' writes, whose channels lie on axis {output_place(layer).axis}"
     if len(source.users) > 1:
         return f"the output of '{source.meta['name']}' is used elsewhere too"
     if sum(other.target == node.target for other in batch_norms(node.graph.owning_module)) > 1:  # type: ignore[arg-type]

@@ -250,3 +250,20 @@ def test_a_shortcut_is_rounded_once_more_for_its_layers(name: str, tmp_path: Pat
     hs.export.onnx(result, tmp_path / "model.onnx")  # checked layer by layer
     grids = {layer.name: layer.output for layer in result.record.layers if layer.output is not None}
     assert (grids["stem" if name == "option_a" else "conv1"].bits, grids["relu:quantize"].bits) == (8, 4)
+
+
+@pytest.mark.parametrize("num_features", [8, 6])
+def test_a_batch_norm_on_the_positions_of_a_linear_layer_becomes_a_table(num_features: int) -> None:
+    torch.manual_seed(0)
+    norm = nn.BatchNorm1d(8)  # of the 8 positions of a sample, not of what the layer writes
+    norm.running_mean, norm.running_var = torch.randn(8), torch.rand(8) + 0.5
+    nn.init.normal_(norm.weight)
+    model = nn.Sequential(nn.Linear(4, num_features), norm).eval()
+    inputs = torch.randn(64, 8, 4)
+    result = hs.quantize(model, inputs, "int8")
+    with torch.no_grad():
+        expected = model(inputs)
+        assert zoo.relative(result.float_model(inputs), expected) < 1e-6  # the same operators on the same tensors
+        found = dequantize_outputs(program := hs.lower(result), run(program, quantize_inputs(program, inputs)))[0]
+    assert zoo.relative(found, expected) < 0.03  # a step of 8 bits and one of 16, of a range of some 8 deviations
+    assert any(operator.kind == "lookup" for operator in result.record.program.operators)

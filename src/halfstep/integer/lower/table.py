@@ -6,6 +6,7 @@ of a linear layer). A `Lookup` has its tables along the first axis; the codes ar
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from halfstep.graph.names import operator_name
+from halfstep.graph.operators import module_of
 from halfstep.grid import Grid, quantize_affine
 from halfstep.integer.lower.lowering import Lowering
 from halfstep.integer.lower.movement import moved
@@ -34,13 +36,13 @@ _OUTPUT = Grid(bits=16, signed=True)
 
 def lower_table(lowering: Lowering, node: Node, target: Target) -> str:
     """A `Lookup` for the chain of operators that ends in ``node``."""
-    source = _only_source(lowering, node)
+    source, chain = _only_source(lowering, node)
     x = lowering.input(source)
     if x.grid.bits > _MOST_BITS or x.shape != target.shape:
         raise NoIntegerFormError("it is a function of more than one code, or of one with too many bits for a table")
     codes = torch.arange(x.grid.minimum, x.grid.maximum + 1)
     reals = (codes - x.zero_point) * torch.tensor(x.scale, dtype=torch.float32)
-    real, axis = _evaluated(lowering, node, source, x, reals)
+    real, axis = _evaluated(lowering, node, source, x, reals, {count for part in chain if (count := _num_channels(part)) > 1})
     if not bool(torch.isfinite(real).all()):
         raise NoIntegerFormError("it is NaN or infinite for a code its input can have")
     value = _value(target, real)
@@ -69,8 +71,17 @@ def _value(target: Target, real: Tensor) -> Value:
     return Value(target.name, target.shape, _OUTPUT, scale)
 
 
-def _only_source(lowering: Lowering, node: Node) -> Node:
-    """The one value that the chain reads; `NoIntegerFormError` where it reads several, or an operator in it looks at neighbours."""
+def _num_channels(node: Node) -> int:
+    """How many entries the first axis of a sample must have for the operator; 1 where it asks for none."""
+    if node.op == "call_module":
+        return int(getattr(module_of(node), "num_features", 1))
+    return math.prod(node.args[1].meta["shape"]) if operator_name(node) == "prelu" else 1  # type: ignore[union-attr]
+
+
+def _only_source(lowering: Lowering, node: Node) -> tuple[Node, set[Node]]:
+    """The one value that the chain reads, and the chain with it and its constants; `NoIntegerFormError` where it reads several, or an
+    operator in it looks at neighbours.
+    """
     sources: set[Node] = set()
     open_nodes, seen = [node], {node}
     while open_nodes:
@@ -91,24 +102,24 @@ def _only_source(lowering: Lowering, node: Node) -> Node:
         seen.update(fresh)
     if len(sources) != 1:
         raise NoIntegerFormError(f"'{operator_name(node)}' of {len(sources)} tensors has no integer form")
-    return next(iter(sources))
+    return next(iter(sources)), seen - sources
 
 
-def _evaluated(lowering: Lowering, node: Node, source: Node, x: Value, reals: Tensor) -> tuple[Tensor, int]:
+def _evaluated(lowering: Lowering, node: Node, source: Node, x: Value, reals: Tensor, counts: set[int]) -> tuple[Tensor, int]:
     """The chain on every real number a code can stand for, and the axis along which it differs.
 
-    [1, codes], or [channels, codes] where stored tensors differ along the first (0) or the last (-1) axis.
+    [1, codes], or [channels, codes] where stored tensors differ along the first (0) or the last (-1) axis. counts: of channels that
+    batch norms and PReLUs find on the first axis.
     """
     num_axes = len(x.shape)
     for axis in (0, -1) if num_axes > 1 else (0,):
         sizes = [1] * num_axes
         if num_axes:
             sizes[axis] = x.shape[axis]
-        inputs = reals.view([-1] + [1] * num_axes).expand(-1, *sizes)
-        try:
-            found = lowering.seen.evaluate(node, {source: inputs})
-        except RuntimeError:  # of a batch norm whose channels lie on another axis
+        if counts - set(sizes[:1]):
             continue
+        inputs = reals.view([-1] + [1] * num_axes).expand(-1, *sizes)
+        found = lowering.seen.evaluate(node, {source: inputs})
         if found.shape == inputs.shape:
             rows = found.reshape(len(reals), -1).T.contiguous()
             is_one = torch.equal(rows, rows[:1].expand_as(rows))
