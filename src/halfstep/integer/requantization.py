@@ -29,7 +29,10 @@ from torch import Tensor
 
 from halfstep.errors import LoweringError, did_you_mean
 
+MAX_ERROR = 2.0**-8
+"""How far a multiplier may be from its real scale, relative to it: a tensor of 8 bits is moved by one code at its end."""
 MAX_SHIFT = 62  # half, 2^61, and a product of 31 and 31 bits fit into 64 bits together
+_NUM_EXACT_BITS = 3  # 2 ^ -(3 + 1): the sixteenth of a code that multipliers of a sum may move it by
 _NUM_SHARED_BITS = 24  # that the smallest multiplier keeps where all channels share one shift
 
 
@@ -167,16 +170,22 @@ def relative_error(scale: Tensor, chosen: Rescale) -> float:
 
 
 def shared_shift(scales: list[float], mode: str, num_value_bits: int) -> tuple[tuple[int, ...], int]:
-    """Multipliers and the one shift of an addition: ``sum_i m_i v_i`` over values of ``num_value_bits`` bits stays within 31 bits.
+    """Multipliers and the one shift of an addition: ``sum_i m_i v_i`` over values of ``num_value_bits`` bits.
 
-    scales: the ratio of each operand's scale to the result's, positive. The largest multiplier has as many bits as that leaves, at most
-    those of the mode (15 in ``fixed_point_16`` and in the shift modes, in which an addition keeps its multipliers). Where 15 bits do not
-    fit the sum needs 64 bits, and they have up to 30: a fine grid beside a coarse one has the smaller multiplier, which must not be short.
+    scales: the ratio of each operand's scale to the result's, positive. The largest multiplier has 15 bits in ``fixed_point_16`` and in the
+    shift modes, in which an addition keeps its multipliers, else as many as leave the sum within 31 bits; where 15 bits do not, up to 30.
+    Where a rounded multiplier could move the result by a sixteenth of a code (a fine grid beside a coarse one has the smaller multiplier,
+    values of 16 bits have larger products) it has as many bits as that takes in any mode. Sums beyond 31 bits are taken in 64.
     """
     taken = num_value_bits + math.ceil(math.log2(max(2, len(scales))))
-    bits = 15 if mode in ("fixed_point_16", *SHIFT_MODES) else 30 - taken if taken <= 15 else min(30, 61 - taken)
+    bits = 15 if mode in ("fixed_point_16", *SHIFT_MODES) else 30 - taken if taken <= 15 else 30
     largest = max(scales)
-    if not (math.isfinite(largest) and 0 < largest < 2.0**bits):
+    if not (math.isfinite(largest) and largest > 0):
         raise LoweringError(f"A scale of {largest:.3g} between two tensors that are added is beyond an integer multiplier.")
-    shift = max(0, min(MAX_SHIFT, bits - math.frexp(largest)[1]))
+    exponent = math.frexp(largest)[1]
+    needed = exponent + taken + _NUM_EXACT_BITS  # each of the multipliers is off by half a unit, 2^-(shift + 1)
+    bits = min(max(bits, needed), 30, 61 - taken)
+    if largest >= 2.0**bits:
+        raise LoweringError(f"A scale of {largest:.3g} between two tensors that are added is beyond an integer multiplier.")
+    shift = max(0, min(MAX_SHIFT, bits - exponent))
     return tuple(min((1 << bits) - 1, round(scale * 2.0**shift)) for scale in scales), shift

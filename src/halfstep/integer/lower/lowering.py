@@ -23,7 +23,7 @@ from halfstep.integer.lower.recorder import Recorder
 from halfstep.integer.lower.refusal import NoIntegerFormError
 from halfstep.integer.lower.target import Target
 from halfstep.integer.operators import AbstractOperator, Argmax, Constant
-from halfstep.integer.requantization import Rescale, relative_error, rescale
+from halfstep.integer.requantization import MAX_ERROR, Rescale, relative_error, rescale
 from halfstep.integer.value import Value
 from halfstep.quantizers import AbstractLearnedQuantizer, AccumulatorQuantizer, UniformQuantizer
 
@@ -96,9 +96,20 @@ class Lowering:
         return self.values[self.names[node]]
 
     def rescale(self, name: str, scale: Tensor, mode: str | None = None) -> Rescale:
-        """The rescale nearest to ``scale`` in ``mode``, or in the program's; its error is noted under the operator's name."""
+        """The rescale nearest to ``scale`` in ``mode``, or in the program's; its error is noted under the operator's name.
+
+        `LoweringError` where it is off by more than `MAX_ERROR`.
+        """
         chosen = rescale(scale, mode or self.mode)
-        self.errors[name] = max(self.errors.get(name, 0.0), relative_error(scale, chosen))
+        error = relative_error(scale, chosen)
+        if error > MAX_ERROR:
+            raise LoweringError(
+                f"Layer '{name}': no multiplier of '{chosen.mode}' is nearer than {100 * error:.2g} % to its real scale; at most "
+                f"{100 * MAX_ERROR:.2g} % are allowed. Quantize with 'requantization: {chosen.mode}' in the recipe's scheme "
+                "(--requantization), which gives weights scales for it. Where a weight has several readers, whose scales differ, lower "
+                "with fixed_point_16 or fixed_point_32."
+            )
+        self.errors[name] = max(self.errors.get(name, 0.0), error)
         return chosen
 
     def value_name(self, name: str) -> str:
