@@ -1,4 +1,7 @@
-"""``python -m fuzz FIRST LAST [--show]``, from ``tests/``: what becomes of the networks of these seeds. --show prints one network's plan."""
+"""``python -m fuzz FIRST LAST``, from ``tests/``: what becomes of the networks of these seeds.
+
+--show: the plan of the first one. --all: a line for each of them, with the reason where it has no integer program.
+"""
 
 from __future__ import annotations
 

@@ -204,7 +204,8 @@ def gate(rng: random.Random, shape: Shape) -> Drawn | None:
 @drawer
 def number(rng: random.Random, shape: Shape) -> Drawn:
     functions: list[tuple[str, Callable[[Tensor], Tensor]]] = [
-        ("x * 0.5", lambda x: x * 0.5), ("x + 3", lambda x: x + 3), ("-x", lambda x: -x), ("x / 4", lambda x: x / 4), ("1 - x", lambda x: 1 - x),
+        ("x * 0.5", lambda x: x * 0.5), ("x + 3", lambda x: x + 3), ("-x", lambda x: -x), ("x / 4", lambda x: x / 4),
+        ("1 - x", lambda x: 1 - x),
         ("clamp", lambda x: x.clamp(-1, 1.5)), ("abs", torch.abs), ("square", lambda x: x * x), ("softmax", lambda x: x.softmax(-1)),
         ("softmax 1", lambda x: x.softmax(1)), ("x + x", lambda x: x + x),
     ]  # fmt: skip
@@ -219,7 +220,8 @@ def movement(rng: random.Random, shape: Shape) -> Drawn:
         functions += [("halves", lambda x: torch.cat(x.chunk(2, 1)[::-1], 1)), ("half", lambda x: x.chunk(2, 1)[0])]
     if last > 1:
         functions += [
-            ("transpose 1 2", lambda x: x.transpose(1, 2)), ("transpose", lambda x: x.transpose(1, -1)), ("pad", lambda x: F.pad(x, (1, 2))),
+            ("transpose 1 2", lambda x: x.transpose(1, 2)), ("transpose", lambda x: x.transpose(1, -1)),
+            ("pad", lambda x: F.pad(x, (1, 2))),
             ("pad 1", lambda x: F.pad(x, (0, 1), value=1.0)), ("every second", lambda x: x[..., ::2]),
         ]  # fmt: skip
     if last == 3:

@@ -7,6 +7,7 @@ otherwise.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,13 +20,14 @@ from fuzz.operators import DRAWERS, Drawn, Shape
 
 LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
 _TAKEN = nn.ModuleDict()  # names that a module has already
-NAMES = ("conv", "class", "lambda", "meta", "training", "forward", "weight", "été", "a b", "0", "x\"y", "fc", "[red]", "p_0", "n_1", "input",
-         "layer", "self", "None", "_x", "relu", "add")  # fmt: skip
+NAMES = ("conv", "class", "lambda", "meta", "training", "forward", "weight", "été", "a b", "0", "x\"y", "fc", "[red]", "p_0", "n_1",
+         "input", "layer", "self", "None", "_x", "relu", "add")  # fmt: skip
 EIGHT_BITS = ("int8", "int8-per-tensor", "int8-balanced", "int8-balanced-split", "normalize", "normalize-kl", "smooth-w8a8", "dfq",
               "transformer-int8")  # fmt: skip
 OTHERS = ("w4a8", "lattice-w4", "lattice-w2a8", "lattice-w4a4", "lattice-w4-g32", "nearest-w4", "gptq-w4-g128", "ocs-w4", "omse-w4",
           "normalize-w4a4", "aciq-w4a8", "dfq-w4a8")  # fmt: skip
 INEXACT = ("dfq", "dfq-w4a8", "int8-balanced-split")
+_MOST_ENTRIES = 2048  # of a tensor: small networks are quick
 MODES = ("fixed_point_32", "fixed_point_16", "single_shift", "double_shift")
 
 
@@ -79,26 +81,68 @@ class Case:
         return "\n".join([*lines, f"  {self.network.form} of {self.network.outputs}"])
 
 
+class _Draft:
+    """A network while it is drawn. shapes: of all values so far, inputs first."""
+
+    def __init__(self, rng: random.Random, shapes: list[Shape]) -> None:
+        self.rng, self.shapes, self.num_inputs = rng, shapes, len(shapes)
+        self.modules: dict[str, nn.Module] = {}
+        self.drawn: dict[str, Drawn] = {}
+        self.plan: list[Line] = []
+
+    def grow(self) -> None:
+        """One more operator, mostly on the last value: a module a second time, two values together, or a new one."""
+        rng, shapes = self.rng, self.shapes
+        at = len(shapes) - 1 if rng.random() < 0.85 else rng.randrange(len(shapes))
+        again = [name for name, part in self.drawn.items() if part.reads == shapes[at]]
+        partners = [index for index, shape in enumerate(shapes[:-1]) if shape == shapes[at] and index != at]
+        if again and rng.random() < 0.08:
+            part = self.drawn[name := rng.choice(again)]
+            self._append(Line(name, (at,), None, part.text), part.shape)
+        elif partners and rng.random() < 0.35:
+            text, apply, shape = _merge(rng, shapes[at])
+            self._append(Line(text, (at, rng.choice(partners)), apply, text), shape)
+        else:
+            self._draw_at(at)
+
+    def add(self, found: Drawn, at: int) -> None:
+        """A new operator."""
+        name = found.text
+        if found.module is not None:
+            free = [name for name in NAMES if name not in self.modules and not hasattr(_TAKEN, name)]
+            name = self.rng.choice(free) if self.rng.random() < 0.3 else f"m{len(self.modules)}"
+            self.modules[name], self.drawn[name] = found.module, found
+        self._append(Line(name, (at,), found.apply, found.text), found.shape)
+
+    def _draw_at(self, at: int) -> None:
+        for _ in range(20):
+            found = DRAWERS[self.rng.choice(list(DRAWERS))](self.rng, self.shapes[at])
+            if found is not None and 0 < math.prod(found.shape) <= _MOST_ENTRIES:
+                self.add(found, at)
+                return
+
+    def _append(self, line: Line, shape: Shape) -> None:
+        self.plan.append(line)
+        self.shapes.append(shape)
+
+
 def draw(seed: int) -> Case:
     """The case of a seed."""
     rng = random.Random(seed)
     torch.manual_seed(seed)
-    shapes = [_input_shape(rng)]
-    if rng.random() < 0.15:
-        shapes.append(shapes[0])
-    num_inputs = len(shapes)
-    modules: dict[str, nn.Module] = {}
-    drawn: dict[str, Drawn] = {}
-    plan: list[Line] = []
+    shape = _input_shape(rng)
+    draft = _Draft(rng, [shape, shape] if rng.random() < 0.15 else [shape])
     for _ in range(rng.randint(2, 9)):
-        _add_line(rng, shapes, modules, drawn, plan)
-    if not any(isinstance(part, LAYERS) for module in modules.values() for part in module.modules()):
-        _add(rng, DRAWERS["linear"](rng, shapes[-1]), (len(shapes) - 1,), shapes, modules, drawn, plan)
-    outputs, form = _outputs(rng, len(shapes), num_inputs)
-    network = RandomNetwork(modules, plan, outputs, form).eval()
+        draft.grow()
+    if not any(isinstance(part, LAYERS) for module in draft.modules.values() for part in module.modules()):
+        linear = DRAWERS["linear"](rng, draft.shapes[-1])
+        assert linear is not None
+        draft.add(linear, len(draft.shapes) - 1)
+    outputs, form = _outputs(rng, len(draft.shapes), draft.num_inputs)
+    network = RandomNetwork(draft.modules, draft.plan, outputs, form).eval()
     _disturb(rng, network)
     count = rng.choice((1, 2, 8, 16, 16, 32))
-    inputs = tuple(_inputs(rng, count, shape) for shape in shapes[:num_inputs])
+    inputs = tuple(_inputs(rng, count, shape) for shape in draft.shapes[: draft.num_inputs])
     recipe = rng.choice(EIGHT_BITS) if rng.random() < 0.7 else rng.choice(OTHERS)
     return Case(seed, network, inputs, recipe, rng.choice(MODES))
 
@@ -113,44 +157,6 @@ def _outputs(rng: random.Random, count: int, num_inputs: int) -> tuple[tuple[int
     if form == "tensor" or count - num_inputs < 2:
         return (count - 1,), "tensor"
     return (rng.randint(num_inputs, count - 2), count - 1), form
-
-
-def _add_line(
-    rng: random.Random, shapes: list[Shape], modules: dict[str, nn.Module], drawn: dict[str, Drawn], plan: list[Line]
-) -> None:
-    """One more operator, mostly on the last value."""
-    at = len(shapes) - 1 if rng.random() < 0.85 else rng.randrange(len(shapes))
-    again = [name for name, part in drawn.items() if part.module is not None and part.reads == shapes[at]]
-    if again and rng.random() < 0.08:  # a module that is called twice
-        name = rng.choice(again)
-        plan.append(Line(name, (at,), None, drawn[name].text))
-        shapes.append(drawn[name].shape)
-        return
-    partners = [index for index, shape in enumerate(shapes[:-1]) if shape == shapes[at] and index != at]
-    if partners and rng.random() < 0.35:
-        other = rng.choice(partners)
-        text, apply, shape = _merge(rng, shapes[at])
-        plan.append(Line(text, (at, other), apply, text))
-        shapes.append(shape)
-        return
-    for _ in range(20):
-        found = DRAWERS[rng.choice(list(DRAWERS))](rng, shapes[at])
-        if found is not None and 0 not in found.shape and _size(found.shape) <= 2048:
-            _add(rng, found, (at,), shapes, modules, drawn, plan)
-            return
-
-
-def _add(
-    rng: random.Random, found: Drawn, operands: tuple[int, ...], shapes: list[Shape], modules: dict[str, nn.Module], drawn: dict[str, Drawn],
-    plan: list[Line],
-) -> None:  # fmt: skip
-    name = found.text
-    if found.module is not None:
-        free = [name for name in NAMES if name not in modules and not hasattr(_TAKEN, name)]
-        name = rng.choice(free) if rng.random() < 0.3 else f"m{len(modules)}"
-        modules[name], drawn[name] = found.module, found
-    plan.append(Line(name, operands, found.apply, found.text))
-    shapes.append(found.shape)
 
 
 def _merge(rng: random.Random, shape: Shape) -> tuple[str, Callable[..., Tensor], Shape]:
@@ -204,10 +210,3 @@ def _inputs(rng: random.Random, count: int, shape: Shape) -> Tensor:
     elif kind == "constant channel":
         x[:, 0] = 1
     return x
-
-
-def _size(shape: Shape) -> int:
-    size = 1
-    for length in shape:
-        size *= length
-    return size

@@ -1,10 +1,10 @@
 """One random network all the way, and what became of it.
 
-    passed      every promise held
-    refused     one clear error (a `HalfstepError`) in quantization, export or loading
-    traceback   any other exception
-    mismatch    float network, export, integer program, C, integer ONNX or loaded run compute something else
-    collapse    8 bits leave less than 10 dB where plain fake quantization of the same layers leaves 20
+passed      every promise held
+refused     one clear error (a `HalfstepError`) in quantization, export or loading
+traceback   any other exception
+mismatch    float network, export, integer program, C, integer ONNX or loaded run compute something else
+collapse    8 bits leave less than 10 dB where plain fake quantization of the same layers leaves 20
 """
 
 from __future__ import annotations
@@ -84,9 +84,11 @@ def _whole_way(case: Case) -> str:
             return str(error)
         record = result.record.program
         assert record is not None
-        if record.max_difference > 1:
-            worst = max(record.operators, key=lambda operator: operator.max_difference)
-            raise _MismatchError(f"mismatch: program, {worst.max_difference} codes at '{worst.name}' ({worst.kind}, {case.mode})")
+        for operator in record.operators:  # a tie, and what the error of its multipliers is on 16 bits
+            if operator.max_difference > 1 + 2**16 * operator.rescale_error:
+                raise _MismatchError(
+                    f"mismatch: program, {operator.max_difference} codes at '{operator.name}' ({operator.kind}, {case.mode})"
+                )
         if case.seed % _COMPILED_SHARE == 0:
             _same_codes(program, inputs, Path(folder))
     return ""
