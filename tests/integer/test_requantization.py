@@ -155,7 +155,8 @@ def test_a_shared_shift(scales: list[float], mode: str, num_value_bits: int) -> 
 def _is_exact_with(bits: int, scales: list[float], num_value_bits: int) -> bool:
     """Whether multipliers of so many bits are sure to move the result by a sixteenth of a code at most."""
     shift = bits - math.frexp(max(scales))[1]
-    return len(scales) * 2.0 ** (num_value_bits - 1 - shift - 1) <= 1 / 16
+    num_terms = 2 ** math.ceil(math.log2(max(2, len(scales))))
+    return num_terms * 2.0 ** (num_value_bits - 1) * 2.0 ** -(shift + 1) <= 1 / 16  # each is off by half a unit
 
 
 def test_a_fine_grid_beside_a_coarse_one_keeps_its_digits() -> None:

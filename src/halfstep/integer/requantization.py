@@ -32,7 +32,7 @@ from halfstep.errors import LoweringError, did_you_mean
 MAX_ERROR = 2.0**-8
 """How far a multiplier may be from its real scale, relative to it: a tensor of 8 bits is moved by one code at its end."""
 MAX_SHIFT = 62  # half, 2^61, and a product of 31 and 31 bits fit into 64 bits together
-_NUM_EXACT_BITS = 3  # 2 ^ -(3 + 1): the sixteenth of a code that multipliers of a sum may move it by
+_NUM_EXACT_BITS = 2  # so many beyond those of the sum: its rounded multipliers move it by 2^-4 of a code at most
 _NUM_SHARED_BITS = 24  # that the smallest multiplier keeps where all channels share one shift
 
 
@@ -183,7 +183,7 @@ def shared_shift(scales: list[float], mode: str, num_value_bits: int) -> tuple[t
     if not (math.isfinite(largest) and largest > 0):
         raise LoweringError(f"A scale of {largest:.3g} between two tensors that are added is beyond an integer multiplier.")
     exponent = math.frexp(largest)[1]
-    needed = exponent + taken + _NUM_EXACT_BITS  # each of the multipliers is off by half a unit, 2^-(shift + 1)
+    needed = exponent + taken + _NUM_EXACT_BITS
     bits = min(max(bits, needed), 30, 61 - taken)
     if largest >= 2.0**bits:
         raise LoweringError(f"A scale of {largest:.3g} between two tensors that are added is beyond an integer multiplier.")
