@@ -246,6 +246,17 @@ def test_old_directory_comes_back_when_the_swap_breaks_off(tmp_path: Path, monke
     assert names(tmp_path) == ["out"]
 
 
+def test_a_directory_that_was_moved_aside_by_a_killed_process_comes_back(tmp_path: Path) -> None:
+    """Killed between the two renames: the old one is put back. Killed behind them: it is removed."""
+    target = tmp_path / "out"
+    for content in ("old", "older"):
+        (tmp_path / ".out.replaced").mkdir()
+        (tmp_path / ".out.replaced" / content).touch()
+        with pytest.raises(HalfstepError, match="is not empty"), atomic_directory(target):
+            pytest.fail("the block must not run")
+        assert names(target) == ["old"] and names(tmp_path) == ["out"]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on the size of a file")
 def test_full_disk_leaves_no_directory(tmp_path: Path) -> None:
     with (

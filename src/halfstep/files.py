@@ -1,4 +1,8 @@
-"""Files and directories that appear whole or not at all: written under a temporary sibling name, flushed to disk, then renamed."""
+"""Files and directories that appear whole or not at all: written under a temporary sibling name, flushed to disk, then renamed.
+
+Whoever writes one holds its place (`halfstep.holds`), so that temporary names beside it that belong to nobody in this process are those of
+processes that were killed: they are removed.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from halfstep.errors import HalfstepError
+from halfstep.holds import Hold
 
 _WAYS_OUT = {
     errno.ENOSPC: "The disk is full: free some space or choose another place.",
@@ -29,6 +34,8 @@ _WAYS_OUT = {
 # Failures of a write itself carry no file name; with these codes they can only be about the disk being written to.
 _DISK_FAILURES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
 _NATIVE_CODE = re.compile(r"\(os error (\d+)\)")  # how libraries written in Rust (safetensors) report a failed system call
+_ASIDE = ".replaced"  # what the name of a directory ends in while another one takes its place
+_LIVE: set[Path] = set()  # temporary names that this process is writing to
 _TORCH_WRITER = "inline_container"  # the file in torch's zip writer whose checks fail when a write does; it does not say why
 
 
@@ -51,17 +58,14 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         with _disk_errors(path, target):
             yield target
         return
-    temporary = target.with_name(_temporary_name(target))
-    try:
+    with _held(path, waits=True) as held, _temporary(target) as temporary:
+        if held.is_exclusive:
+            _sweep(target)
         with _disk_errors(path, temporary, target):
             yield temporary
             _flush(temporary)
             os.replace(temporary, target)
             _flush_directory(target.parent)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
 
 
 @contextlib.contextmanager
@@ -74,41 +78,127 @@ def atomic_directory(path: str | os.PathLike[str], force: bool = False) -> Itera
     Raises:
         HalfstepError: ``path`` is taken, may not be replaced, or cannot be written to: names ``path`` and the way out.
     """
-    target = Path(os.path.realpath(path))
-    _refuse_target(path, target, force)
-    temporary = target.with_name(_temporary_name(target))
-    created: list[Path] = []
-    try:
-        with _disk_errors(path, *target.parents, temporary):
-            _make_parents(target.parent, created)
+    with claimed(path) as target:
+        refuse_filled(path, force)
+        with _temporary(target) as temporary, _disk_errors(path, temporary, target):
             temporary.mkdir()
-        with _disk_errors(path, temporary, target):
             yield temporary
             _flush_tree(temporary)
             _swap(temporary, target)
-            created.clear()
             _flush_directory(target.parent)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def claimed(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Keep the place of a directory for this process, tidied up after processes that were killed there; its real path.
+
+    Missing parents are created, and removed where nothing came into them.
+
+    Raises:
+        HalfstepError: ``path`` is no place for a directory, another process is at work on it, or it cannot be written to: names ``path``
+            and the way out.
+    """
+    target = Path(os.path.realpath(path))
+    _refuse_target(path, target)
+    created: list[Path] = []
+    try:
+        with _disk_errors(path, *target.parents):
+            _make_parents(target.parent, created)
+        with _held(path) as held:
+            if held.is_exclusive:
+                with _disk_errors(path, target.parent):
+                    _put_back(target)
+                _sweep(target)
+            yield target
+    finally:
         for folder in reversed(created):
             with contextlib.suppress(OSError):
                 folder.rmdir()
-        raise
 
 
-def _refuse_target(path: str | os.PathLike[str], target: Path, force: bool) -> None:
-    """Raise when ``target`` exists and is not a directory this module may replace."""
+def refuse_filled(path: str | os.PathLike[str], force: bool = False) -> None:
+    """Raise `HalfstepError` when ``path`` is a directory with content, unless ``force``."""
+    target = Path(os.path.realpath(path))
+    try:
+        is_filled = os.path.lexists(target) and any(target.iterdir())
+    except OSError as error:
+        raise _cannot_write(path, error.errno) from error
+    if is_filled and not force:
+        raise HalfstepError(
+            f"Output directory '{os.fspath(path)}' is not empty: pass --force (force=True) to replace it, or choose another name."
+        )
+
+
+def hold(path: str | os.PathLike[str], waits: bool = False) -> Hold:
+    """The place ``path``, a file or a directory, kept for this process; see `Hold`. Missing parents are created.
+
+    Raises:
+        HalfstepError: another process is at work on it, or nothing can be written beside it.
+    """
+    target = Path(os.path.realpath(path))
+    with _disk_errors(path, *target.parents):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return Hold(path, waits)
+
+
+@contextlib.contextmanager
+def _held(path: str | os.PathLike[str], waits: bool = False) -> Iterator[Hold]:
+    """`hold` for the length of the block."""
+    held = hold(path, waits)
+    try:
+        yield held
+    finally:
+        held.release()
+
+
+@contextlib.contextmanager
+def _temporary(target: Path) -> Iterator[Path]:
+    """A name beside ``target`` that nobody has; whatever has it after the block is removed."""
+    temporary = target.with_name(_temporary_name(target))
+    _LIVE.add(temporary)
+    try:
+        yield temporary
+    finally:
+        _remove(temporary)
+        _LIVE.discard(temporary)
+
+
+def _put_back(target: Path) -> None:
+    """Finish what a process was killed at between the two renames of `_swap`, or right behind them."""
+    old = target.with_name(f".{target.name[:200]}{_ASIDE}")
+    if old.is_dir():
+        if target.exists():
+            _remove(old)
+        else:
+            os.rename(old, target)
+
+
+def _sweep(target: Path) -> None:
+    """Remove temporary names of ``target`` that processes left which were killed; its place is held, so no other process is writing."""
+    names: list[str] = []
+    with contextlib.suppress(OSError):  # one may write to a folder that one may not list
+        names = os.listdir(target.parent)
+    for name in names:
+        if _is_temporary(name, target) and target.with_name(name) not in _LIVE:
+            _remove(target.with_name(name))
+
+
+def _remove(path: Path) -> None:
+    """A file or a folder, if it is there and can be removed."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def _refuse_target(path: str | os.PathLike[str], target: Path) -> None:
+    """Raise when ``target`` exists and is nothing that this module may replace."""
     name = os.fspath(path)
     if not os.path.lexists(target):
         return
     if not target.is_dir():
         raise HalfstepError(f"Output directory '{name}' is a file. Choose another name or remove it.")
-    try:
-        is_filled = any(target.iterdir())
-    except OSError as error:
-        raise _cannot_write(path, error.errno) from error
-    if is_filled and not force:
-        raise HalfstepError(f"Output directory '{name}' is not empty: pass --force (force=True) to replace it, or choose another name.")
     # The directory itself is replaced, so it may not be one that something stands in or on.
     if os.path.ismount(target):
         raise HalfstepError(f"Output directory '{name}' is a mount point and cannot be replaced. Name a folder inside it.")
@@ -120,7 +210,7 @@ def _refuse_target(path: str | os.PathLike[str], target: Path, force: bool) -> N
 
 def _swap(temporary: Path, target: Path) -> None:
     """Put ``temporary`` in the place of ``target``; the old directory is deleted only after the new one stands there."""
-    old = target.with_name(_temporary_name(target))
+    old = target.with_name(f".{target.name[:200]}{_ASIDE}")
     try:
         if os.path.lexists(target):
             os.rename(target, old)
@@ -134,6 +224,12 @@ def _swap(temporary: Path, target: Path) -> None:
 
 def _temporary_name(target: Path) -> str:
     return f".{target.stem[:60]}.{secrets.token_hex(4)}.partial{target.suffix[:20]}"
+
+
+def _is_temporary(name: str, target: Path) -> bool:
+    """Whether ``name`` is one that `_temporary_name` gives."""
+    start, end = re.escape(f".{target.stem[:60]}."), re.escape(f".partial{target.suffix[:20]}")
+    return re.fullmatch(f"{start}[0-9a-f]{{8}}{end}", name) is not None
 
 
 def _has_file_above(target: Path) -> bool:

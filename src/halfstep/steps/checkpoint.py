@@ -14,7 +14,8 @@ from torch import Tensor
 
 from halfstep import parallel
 from halfstep.errors import HalfstepError
-from halfstep.files import atomic_path
+from halfstep.files import atomic_path, hold
+from halfstep.holds import Hold
 
 _KEY_FILE = "run.json"
 _REST = "rest"
@@ -22,26 +23,41 @@ _REST = "rest"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """folder: where the files are. key: what the run depends on (network, recipe, data, seed), written beside the first of them.
+    """folder: where the files are. key: what the run depends on (network, recipe, data, seed), written beside the first of them. hold: of
+    the folder, which no other process may use meanwhile; one process of several has it.
 
     Entries are named by the step and by what it finished ("3-round", "7-layer1.0.conv1").
     """
 
     folder: Path
     key: dict[str, object]
+    hold: Hold | None = None
 
     @classmethod
     def start(cls, folder: Path, key: dict[str, object], resume: bool) -> Checkpoint:
         """A checkpoint that continues what an interrupted run left in ``folder``, or an empty one: nothing is written yet.
 
-        Raises `HalfstepError` where ``resume`` finds a run with another key, and where ``folder`` holds something else.
+        Raises `HalfstepError` where ``resume`` finds a run with another key, where ``folder`` holds something else, and where another
+        process uses it.
         """
-        file = folder / _KEY_FILE
+        held = hold(folder) if parallel.index() == 0 else None
+        checkpoint = cls(folder, key, held)
+        try:
+            checkpoint._begin(resume)
+        except BaseException:
+            checkpoint.release()
+            raise
+        parallel.wait()
+        return checkpoint
+
+    def _begin(self, resume: bool) -> None:
+        """Take over what is there, or remove it."""
+        folder, file = self.folder, self.folder / _KEY_FILE
         if folder.exists() and not file.is_file() and (not folder.is_dir() or any(folder.iterdir())):
             raise HalfstepError(f"'{folder}' is where this run keeps its checkpoint, but holds something else. Move it away.")
         if resume and file.is_file():
             found = json.loads(file.read_text(encoding="utf-8"))
-            changed = sorted(name for name in key if found.get(name) != key[name])
+            changed = sorted(name for name in self.key if found.get(name) != self.key[name])
             if changed:
                 raise HalfstepError(
                     f"The interrupted run in '{folder}' had another {' and another '.join(changed)}: repeat its command with --resume, "
@@ -49,8 +65,6 @@ class Checkpoint:
                 )
         elif parallel.index() == 0:
             shutil.rmtree(folder, ignore_errors=True)
-        parallel.wait()
-        return cls(folder, key)
 
     def read(self, step: str, name: str) -> dict[str, Tensor] | None:
         """What was saved under these names; None where nothing was, or where the file is damaged."""
@@ -80,9 +94,15 @@ class Checkpoint:
                 safetensors.torch.save_file(own, temporary, metadata)
 
     def clear(self) -> None:
-        """The run is complete: nothing is left to resume."""
+        """What was made is safe elsewhere: nothing is left to resume."""
         if parallel.index() == 0:
             shutil.rmtree(self.folder, ignore_errors=True)
+        self.release()
+
+    def release(self) -> None:
+        """Let other processes use the folder; what is in it stays."""
+        if self.hold is not None:
+            self.hold.release()
 
     def _open(self) -> None:
         """Make the folder at the first entry."""
