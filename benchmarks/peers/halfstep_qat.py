@@ -77,6 +77,8 @@ def main() -> None:
         images_per_second=given.epochs * (data.num_samples or 0) / phases["finetune"],
         notes=list(result.record.notes),
     )
+    assert result.checkpoint is not None
+    result.checkpoint.clear()
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 
 class HalfstepError(Exception):
@@ -40,6 +41,43 @@ class LoweringError(HalfstepError):
 
 class ExportError(HalfstepError):
     """A file that could not be written, or that does not compute what the simulation computes."""
+
+
+class OutOfMemoryError(HalfstepError):
+    """Work for which the memory does not suffice."""
+
+
+# How numpy and Python (MemoryError), torch, C++ libraries and the system say it. Of torch: "can't allocate memory: you tried to allocate",
+# "unable to mmap ...: Cannot allocate memory (12)", "CUDA out of memory"; of ONNX Runtime: "bad allocation", "Failed to allocate memory".
+_SHORT_OF_MEMORY = (
+    "t allocate memory",
+    "cannot allocate memory",
+    "failed to allocate memory",
+    "bad_alloc",
+    "bad allocation",
+    "out of memory",
+)
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether ``error``, or what caused it, says that there was no more memory."""
+    while error is not None:
+        text = str(error).lower()
+        if isinstance(error, MemoryError) or any(words in text for words in _SHORT_OF_MEMORY):
+            return True
+        error = error.__cause__
+    return False
+
+
+@contextmanager
+def memory_errors(what: str, way_out: str) -> Iterator[None]:
+    """Turn a lack of memory into an `OutOfMemoryError` about ``what``."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OutOfMemoryError) or not is_out_of_memory(error):
+            raise
+        raise OutOfMemoryError(f"There is not enough memory for {what}. {way_out}") from error
 
 
 def first_few(names: Sequence[str], most: int) -> str:

@@ -23,8 +23,8 @@ import safetensors.torch
 import torch
 from typer.testing import CliRunner, Result
 
-from halfstep.cli import app as application
 from halfstep.cli.app import app
+from halfstep.errors import HalfstepError
 
 Refuse = Callable[..., str]
 NETWORK = ("quantize", "net.py:small")
@@ -308,7 +308,7 @@ def run_with(monkeypatch: pytest.MonkeyPatch, error: BaseException, *options: st
         (OSError(28, "No space left on device"), "Error: The disk is full. Free some space or choose another place.\n"),
         (FileNotFoundError(2, "No such file or directory", "a/b"), "Error: No such file or directory: 'a/b'.\n"),
         (PermissionError("not yours"), "Error: not yours.\n"),
-        (application.HalfstepError("Layer [0] is wrong."), "Error: Layer [0] is wrong.\n"),
+        (HalfstepError("Layer [0] is wrong."), "Error: Layer [0] is wrong.\n"),
     ],
 )
 def test_what_a_user_can_mend_is_one_message(monkeypatch: pytest.MonkeyPatch, error: Exception, says: str) -> None:
@@ -322,7 +322,7 @@ def test_interrupts_have_their_own_status(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    result = run_with(monkeypatch, application.HalfstepError("Something is wrong."), "--debug")
+    result = run_with(monkeypatch, HalfstepError("Something is wrong."), "--debug")
     assert result.exit_code == 1
     assert "Traceback" in result.stderr
     assert "raise_error" in result.stderr

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import traceback
 from importlib import metadata
 from typing import Annotated, Any, NoReturn
@@ -11,8 +10,8 @@ import typer
 from typer.core import TyperGroup
 
 from halfstep.cli import benchmark, check, demo, evaluate, export, finetune, listing, quantize, reproduce
+from halfstep.cli.messages import message
 from halfstep.cli.terminal import complain, errors, say
-from halfstep.errors import HalfstepError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
@@ -30,12 +29,11 @@ class Boundary(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt as interrupt:
             fail(str(interrupt) or "Interrupted: nothing was written.", INTERRUPTED, is_debugged)
-        except HalfstepError as error:
-            fail(str(error), 1, is_debugged)
-        except OSError as error:
-            if error.errno == errno.EPIPE:  # the reader of a pipe has gone: typer ends quietly
+        except Exception as error:
+            text = message(error)
+            if text is None:  # of the pipe whose reader has gone typer makes a quiet end
                 raise
-            fail(describe(error), 1, is_debugged)
+            fail(text, 1, is_debugged)
 
 
 def fail(message: str, status: int, is_debugged: bool) -> NoReturn:
@@ -47,15 +45,6 @@ def fail(message: str, status: int, is_debugged: bool) -> NoReturn:
     else:
         complain(message)
     raise typer.Exit(status)
-
-
-def describe(error: OSError) -> str:
-    """What the system refused, at which file, and the way out where there is an obvious one."""
-    where = f" '{error.filename}'" if error.filename else ""
-    if error.errno == errno.ENOSPC:
-        return f"The disk is full{where and ':'}{where}. Free some space or choose another place."
-    reason = error.strerror or str(error) or type(error).__name__
-    return f"{reason}{where and ':'}{where}."
 
 
 app = typer.Typer(

@@ -11,7 +11,7 @@ import typer
 
 import halfstep as hs
 from halfstep.cli import options
-from halfstep.cli.run import run
+from halfstep.cli.run import Wanted, run
 from halfstep.cli.terminal import program, say
 from halfstep.data import load_data
 
@@ -28,7 +28,7 @@ def demo(
     calibration = load_data(CALIBRATION)
     recipe = hs.Recipe.load("int8").with_preprocessing(calibration.preprocessing)
     make = partial(hs.quantize, hs.load_model(MODEL), calibration, recipe)
-    run(make, out, validation=load_data(VALIDATION), force=force, json=json, is_timed=True)
+    run(make, out, Wanted(load_data(VALIDATION), is_timed=True), can_resume=False, force=force, json=json)
     say("\nTry next:")
     for command in next_commands(program(), out):
         say(f"  {command}")

@@ -12,7 +12,7 @@ import halfstep as hs
 from halfstep.cli import options
 from halfstep.cli.options import PreprocessingOptions, load_labelled
 from halfstep.cli.quantize import NOT_EVALUATED
-from halfstep.cli.run import run
+from halfstep.cli.run import Wanted, run
 from halfstep.cli.terminal import say
 from halfstep.data import load_data
 
@@ -75,7 +75,9 @@ def finetune(
     ] = None,
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Go on where the same command was interrupted, to the same bytes. The learning rate may be another."),
+        typer.Option(
+            "--resume", help="Go on where the same command was interrupted or failed, to the same bytes. The learning rate may be another."
+        ),
     ] = False,
     teacher: Annotated[
         list[str] | None,
@@ -99,7 +101,8 @@ def finetune(
     """Train a network with quantization in the loop, export it to ONNX, check the export against the simulation, and write a report.
 
     The network is quantized first, by the steps of the recipe that come before 'finetune', and trained from there. The state is kept every
-    ten minutes (option checkpoint_minutes of the step); an interrupted run goes on with --resume. Several processes share every batch:
+    ten minutes (option checkpoint_minutes of the step) and at the end of the training; a run that was interrupted or failed goes on with
+    --resume. Several processes share every batch:
     torchrun --nproc-per-node 2 -m halfstep.cli finetune ...
     """
     chosen = hs.Recipe.load(recipe)
@@ -123,6 +126,6 @@ def finetune(
     own = {name: value for name, value in given.items() if value is not None}
     taught_by = [hs.load_model(network) for network in teacher] if teacher else None
     make = partial(hs.finetune, start, inputs, chosen, validation=held_out, teacher=taught_by, options=own, seed=seed, samples=samples)
-    run(make, out, validation=held_out, resume=resume, force=force, is_lowered=requantization is not None, json=json)
+    run(make, out, Wanted(held_out, is_lowered=requantization is not None), resume=resume, force=force, json=json)
     if held_out is None:
         say(NOT_EVALUATED)

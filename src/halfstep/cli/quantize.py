@@ -11,7 +11,7 @@ import typer
 import halfstep as hs
 from halfstep.cli import options
 from halfstep.cli.options import PreprocessingOptions, load_labelled
-from halfstep.cli.run import run
+from halfstep.cli.run import Wanted, run
 from halfstep.cli.terminal import say
 from halfstep.data import load_data
 
@@ -66,7 +66,7 @@ def quantize(
     ] = None,
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Go on where the same command was interrupted, to the same bytes."),
+        typer.Option("--resume", help="Go on where the same command was interrupted or failed, to the same bytes."),
     ] = False,
     latency: Annotated[bool, typer.Option("--latency", help="Time the exported file in ONNX Runtime against the float network.")] = False,
     state_dict: options.StateDict = None,
@@ -81,7 +81,8 @@ def quantize(
 ) -> None:
     """Quantize a trained network, export it to ONNX, check the export against the simulation, and write a report.
 
-    With a recipe that looks at data layer by layer, an interrupted run can be continued with --resume, and torchrun shares the work out
+    The run directory appears with the quantized network, before the export; where that fails, the network stays. With a recipe that looks
+    at data layer by layer, a run that was interrupted or failed can be continued with --resume, and torchrun shares the work out
     over several processes: torchrun --nproc-per-node 2 -m halfstep.cli quantize ...
 
     The run directory holds model.onnx, report.html, result.json, recipe.yaml, the quantized model and the calibration statistics, and with
@@ -110,15 +111,6 @@ def quantize(
         statistics=statistics,
         validation=held_out,
     )
-    run(
-        make,
-        out,
-        validation=held_out,
-        resume=resume,
-        force=force,
-        is_timed=latency,
-        is_lowered=requantization is not None,
-        json=json,
-    )
+    run(make, out, Wanted(held_out, latency, requantization is not None), resume=resume, force=force, json=json)
     if held_out is None:
         say(f"{NOT_EVALUATED} The labels in --data were not used." if calibration.has_labels else NOT_EVALUATED)

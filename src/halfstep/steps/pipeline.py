@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch.fx import GraphModule
 
-from halfstep.errors import CalibrationError, GraphError
+from halfstep.errors import CalibrationError, GraphError, memory_errors
 from halfstep.graph.check import check
 from halfstep.graph.serialize import duplicate
 from halfstep.graph.statistics import collect
@@ -25,6 +25,9 @@ class Outcome:
 
     graph: GraphModule
     reference: GraphModule
+
+
+_FEWER = "Take fewer samples (--samples, samples=), or smaller inputs."
 
 
 def run_steps(graph: GraphModule, steps: Sequence[AbstractStep], context: Context, stopwatch: Stopwatch) -> Outcome:
@@ -43,9 +46,9 @@ def run_steps(graph: GraphModule, steps: Sequence[AbstractStep], context: Contex
             context.statistics.take_for(context.reference)
         missing = needed - set(context.statistics.histograms)
         if missing:
-            with stopwatch.phase("statistics"):
+            with stopwatch.phase("statistics"), memory_errors(f"the statistics of step '{step.name}'", _FEWER):
                 _gather(graph, missing, context)
-        with stopwatch.phase(step.name):
+        with stopwatch.phase(step.name), memory_errors(f"step '{step.name}'", _less_memory(step)):
             context.progress(step.name, 0, None)
             graph = step.apply(graph, context)
             check(graph)
@@ -64,6 +67,15 @@ def _compare(witness: Witness, graph: GraphModule, step: AbstractStep) -> None:
             f"The step '{step.name}' changed what the float network computes: {found}. This is a defect of halfstep: please report it. "
             "Until it is mended leave the step out of the recipe, or exclude the layers there."
         )
+
+
+def _less_memory(step: AbstractStep) -> str:
+    """What to change for this step to need less."""
+    options = {name: getattr(step, name) for name in ("memory", "batch_size") if hasattr(step, name)}
+    lower = [
+        f"Lower its option {name} in the recipe (now {value:g}{' GB' if name == 'memory' else ''})." for name, value in options.items()
+    ]
+    return " ".join([*lower, _FEWER])
 
 
 def _gather(graph: GraphModule, names: set[str], context: Context) -> None:

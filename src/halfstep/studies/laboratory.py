@@ -141,6 +141,8 @@ class Laboratory:
         if self._folder is not None:
             with atomic_path(self._folder / f"{name}.json") as temporary:
                 temporary.write_text(json.dumps({"key": key, "found": found}, indent=1) + "\n", encoding="utf-8")
+        if result.checkpoint is not None:
+            result.checkpoint.clear()
         return found
 
     def _read(self, name: str, key: dict[str, Any]) -> dict[str, Any] | None:

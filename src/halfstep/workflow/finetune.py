@@ -57,8 +57,8 @@ def finetune(  # noqa: PLR0913  # one argument an option
     begun = _begin_from(model, data, chosen, seed, samples, progress)
     begun.watch(tell, validation)
     begun.teach(teacher)
-    begun.keep(checkpoint, resume)
-    return begun.finish(run_steps(begun.graph, [_step(chosen)], begun.context, stopwatch), stopwatch)
+    with begun.keeping(checkpoint, resume):
+        return begun.finish(run_steps(begun.graph, [_step(chosen)], begun.context, stopwatch), stopwatch)
 
 
 @final

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,8 +62,9 @@ def quantize(  # noqa: PLR0913  # one argument an option
     directory, or the object) instead of a pass over the data. validation: labelled data to watch a training on. teacher: a trained network
     with the same inputs and classes, usually a larger one, whose answers a training learns in place of those of ``model``, or several,
     whose mean is learned. progress: called with (phase, done, total or None) as the run goes on. tell: called with lines of news.
-    checkpoint: a folder in which long steps keep what they have finished; it is removed when the run is complete. resume: go on with what
-    an interrupted run of the same call left there, to the same bytes.
+    checkpoint: a folder in which long steps keep what they have finished. `Result.save` removes it; who does not save the result calls
+    ``result.checkpoint.clear()`` once it is of no more use. Until then no other process may use the folder. resume: go on with what an
+    interrupted run of the same call left there, to the same bytes.
 
     Raises `ModelError`, `DataError`, `RecipeError`, `CalibrationError` or `TrainingError`.
     """
@@ -70,8 +72,8 @@ def quantize(  # noqa: PLR0913  # one argument an option
     begun = begin(model, calibration, recipe, stopwatch, seed, samples, statistics, progress)
     begun.watch(tell, validation)
     begun.teach(teacher)
-    begun.keep(checkpoint, resume)
-    return begun.finish(run_steps(begun.graph, begun.recipe.build_steps(), begun.context, stopwatch), stopwatch)
+    with begun.keeping(checkpoint, resume):
+        return begun.finish(run_steps(begun.graph, begun.recipe.build_steps(), begun.context, stopwatch), stopwatch)
 
 
 @dataclass
@@ -103,9 +105,14 @@ class Begun:
         whose = "those of another network, a" if len(names) == 1 else "the mean of several networks, of the types"
         self.context.notes.append(f"The answers to learn were {whose} {', '.join(names)}.")
 
-    def keep(self, folder: str | Path | None, resume: bool) -> None:
-        """Give long steps a place for what they have finished. Learning rates may change when a run is continued."""
+    @contextmanager
+    def keeping(self, folder: str | Path | None, resume: bool) -> Iterator[None]:
+        """Give long steps a place for what they have finished. Learning rates may change when a run is continued.
+
+        Where the block ends well the result goes on holding the folder.
+        """
         if folder is None:
+            yield
             return
         key: dict[str, object] = {
             "network": self.context.statistics.fingerprint,
@@ -115,10 +122,15 @@ class Begun:
             "data": _digest(self.kept),
             "teacher": [fingerprint(teacher) for teacher in self.context.teachers],
         }
-        self.context.checkpoint = Checkpoint.start(Path(folder), key, resume)
+        checkpoint = self.context.checkpoint = Checkpoint.start(Path(folder), key, resume)
+        try:
+            yield
+        except BaseException:
+            checkpoint.release()
+            raise
 
     def finish(self, outcome: Outcome, stopwatch: Stopwatch) -> Result:
-        """The result, measured; nothing is left to resume."""
+        """The result, measured."""
         context = self.context
         with stopwatch.phase("measure"):
             context.progress("measure", 0, None)
@@ -139,9 +151,9 @@ class Begun:
             layers=layers,
             float_check=_float_check(context.witness),
         )
-        if context.checkpoint is not None:
-            context.checkpoint.clear()
-        return Result(outcome.graph, outcome.reference, self.recipe, context.statistics, self.kept, record, figures)
+        return Result(
+            outcome.graph, outcome.reference, self.recipe, context.statistics, self.kept, record, figures, checkpoint=context.checkpoint
+        )
 
 
 def begin(

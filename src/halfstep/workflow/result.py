@@ -23,6 +23,7 @@ from halfstep.integer.record import ProgramRecord
 from halfstep.recipes import Recipe
 from halfstep.report.record import ExportCheck, LayerFigures, RunRecord
 from halfstep.report.report import Report
+from halfstep.steps.checkpoint import Checkpoint
 from halfstep.workflow.evaluate import Metric, evaluate, prepare
 from halfstep.workflow.latency import measure_latency
 
@@ -37,7 +38,8 @@ PROGRAM_FILE = "program.safetensors"
 class Result:
     """model: the quantized graph, an ``nn.Module`` that simulates the integer network. float_model: the same network in float (batch norms
     folded), node by node. samples: the calibration inputs kept to verify exports. record and figures: the content of the report.
-    onnx_path: the last verified export. program: the last integer program that was lowered from it.
+    onnx_path: the last verified export. program: the last integer program that was lowered from it. checkpoint: what the run keeps to be
+    resumed from, until it is saved.
     """
 
     model: GraphModule
@@ -49,6 +51,7 @@ class Result:
     figures: dict[str, LayerFigures]
     onnx_path: Path | None = None
     program: IntegerProgram | None = None
+    checkpoint: Checkpoint | None = None
 
     @property
     def target(self) -> str:
@@ -93,20 +96,29 @@ class Result:
         )
 
     def save(self, directory: str | Path, force: bool = False) -> None:
-        """Write everything to ``directory``, whole or not at all; an existing one with content is refused unless ``force``."""
+        """Write everything to ``directory``, whole or not at all; an existing one with content is refused unless ``force``.
+
+        Then nothing is left to resume: the checkpoint is removed.
+        """
         with atomic_directory(directory, force) as folder:
-            _write_json(folder / GRAPH_FILE, to_json(self.model))
-            safetensors.torch.save_file(_contiguous(self.model.state_dict()), folder / WEIGHTS_FILE)
-            _write_json(folder / FLOAT_GRAPH_FILE, to_json(self.float_model))
-            safetensors.torch.save_file(_contiguous(self.float_model.state_dict()), folder / FLOAT_FILE)
-            safetensors.torch.save_file({str(index): x.contiguous() for index, x in enumerate(self.samples)}, folder / SAMPLES_FILE)
-            self.statistics.save(folder / STATISTICS_FILE)
-            (folder / RECIPE_FILE).write_text(self.recipe.to_yaml(), encoding="utf-8")
-            if self.program is not None:
-                self.program.save(folder / PROGRAM_FILE)
-            _write_json(folder / FIGURES_FILE, {name: dataclasses.asdict(figures) for name, figures in self.figures.items()})
-            self.report().json(folder / RECORD_FILE)
-            self.report().html(folder / REPORT_FILE)
+            self.write(folder)
+        if self.checkpoint is not None:
+            self.checkpoint.clear()
+
+    def write(self, folder: Path) -> None:
+        """Write the files of `save` into a folder that is there."""
+        _write_json(folder / GRAPH_FILE, to_json(self.model))
+        safetensors.torch.save_file(_contiguous(self.model.state_dict()), folder / WEIGHTS_FILE)
+        _write_json(folder / FLOAT_GRAPH_FILE, to_json(self.float_model))
+        safetensors.torch.save_file(_contiguous(self.float_model.state_dict()), folder / FLOAT_FILE)
+        safetensors.torch.save_file({str(index): x.contiguous() for index, x in enumerate(self.samples)}, folder / SAMPLES_FILE)
+        self.statistics.save(folder / STATISTICS_FILE)
+        (folder / RECIPE_FILE).write_text(self.recipe.to_yaml(), encoding="utf-8")
+        if self.program is not None:
+            self.program.save(folder / PROGRAM_FILE)
+        _write_json(folder / FIGURES_FILE, {name: dataclasses.asdict(figures) for name, figures in self.figures.items()})
+        self.report().json(folder / RECORD_FILE)
+        self.report().html(folder / REPORT_FILE)
 
 
 def load(directory: str | Path) -> Result:

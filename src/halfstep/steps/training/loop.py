@@ -139,7 +139,8 @@ class _Training:
             for batch in self.feed.epoch(epoch, self.state.num_steps - start, last):
                 self._step(batch)
                 self.watch.progress(self.state.num_steps, self.num_steps)
-                if self.watch.checkpoint is not None and time.monotonic() - saved >= self.watch.seconds:
+                is_last = self.state.num_steps == self.num_steps  # what follows may fail: the training is not done again for it
+                if self.watch.checkpoint is not None and (is_last or time.monotonic() - saved >= self.watch.seconds):
                     self.state.save(self.watch.checkpoint, self.watch.entry)
                     saved = time.monotonic()
             self._news(epoch, first, time.monotonic() - begun)
