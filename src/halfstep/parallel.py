@@ -1,19 +1,30 @@
 """Several processes on one job, started by ``torchrun``: who am I, and what the others found. One process is the usual case.
 
 Sums over processes are sums of integers, so that their result does not depend on how many processes there are (`ExactSum`).
+
+Threads: kernels (matrix products, convolutions, factorizations, sums) that share one call out over threads round otherwise for every number
+of them. Within `steady` each kernel has one thread, and the threads there are take one piece of the data each (`each`): the same bytes on
+any number of threads.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed
 from torch import Tensor
 
+Item = TypeVar("Item")
+Found = TypeVar("Found")
+_MOST_AT_ONCE = 4  # pieces of the data: each holds the activations of a batch
+_steady: list[int] = []  # how many threads there are where kernels use one, once for each `steady` entered
 _BITS = 40  # of the largest entry of the first addend: 2^23 more of the same fit into 64 bits, at a relative precision of 1e-12
 
 
@@ -67,6 +78,85 @@ def wait() -> None:
     """Go on when all processes are here."""
     if _is_joint():
         torch.distributed.barrier()
+
+
+@contextmanager
+def steady() -> Iterator[None]:
+    """Within it results do not depend on the number of threads: every kernel runs on one, and `each` uses the others."""
+    before = torch.get_num_threads()
+    _steady.append(num_threads())
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        _steady.pop()
+
+
+@contextmanager
+def all_threads() -> Iterator[None]:
+    """Within it kernels use all threads, inside `steady` too: for learning by gradients, whose kernels are most of its time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads())
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def num_threads() -> int:
+    """How many threads this process may use."""
+    return _steady[-1] if _steady else torch.get_num_threads()
+
+
+def each(function: Callable[[Item], Found], items: Iterable[Item]) -> Iterator[Found]:
+    """``function`` of each item, in their order, several at once within `steady`. The items are made here, one after the other."""
+    workers = min(num_threads(), _MOST_AT_ONCE)
+    if workers == 1 or torch.get_num_threads() > 1:
+        yield from map(function, items)
+        return
+    has_gradients = torch.is_grad_enabled()
+
+    def call(item: Item) -> Found:
+        with torch.set_grad_enabled(has_gradients):  # every thread has its own setting
+            return function(item)
+
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+    waiting: deque[Future[Found]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(call, item))
+            if len(waiting) == workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+class Turns:
+    """Something that the pieces of `each` do one after the other, in the order of their numbers from 0: drawing random numbers."""
+
+    def __init__(self) -> None:
+        self._condition, self._next, self._done = threading.Condition(), 0, set[int]()
+
+    @contextmanager
+    def of(self, number: int) -> Iterator[None]:
+        """The turn of a piece: all before it had theirs."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._next == number)
+            try:
+                yield
+            finally:
+                self.pass_over(number)
+
+    def pass_over(self, number: int) -> None:
+        """A piece has had its turn, or gives it up."""
+        with self._condition:
+            self._done.add(number)
+            while self._next in self._done:
+                self._next += 1
+            self._condition.notify_all()
 
 
 def _is_joint() -> bool:

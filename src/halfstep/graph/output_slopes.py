@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 from torch.utils import _pytree as pytree
 
+from halfstep import parallel
 from halfstep.graph.channels import blocks, channel_rows
 from halfstep.graph.operators import WeightedLayer
 from halfstep.graph.run import broken_at, cut
@@ -82,14 +83,14 @@ def channel_moments(
     """
     rows: dict[Node, list[Tensor]] = {}
     slopes: dict[Node, Tensor] = {}
-    for one in _passes(graph, axes, (), batches, generator):
+    for one in _passes(graph, axes, (), batches, generator, num_rows):
         for node, axis in axes.items():
             if (slope := one.slopes.get(node)) is None:
                 continue
             values, own = (channel_rows(x[: one.num_real], axis) for x in (one.values[node], slope))
             if not bool(torch.isfinite(values).all() and torch.isfinite(own).all()):
                 raise broken_at(node)
-            chosen = torch.randperm(len(values), generator=generator)[: num_rows * one.num_real]
+            chosen = one.rows[node]
             rows.setdefault(node, []).append(values[chosen])
             slopes[node] = slopes.get(node, 0) + own.double().T @ own.double()
     return {node: ChannelMoments(torch.cat(rows[node]), slopes[node]) for node in rows}
@@ -97,32 +98,57 @@ def channel_moments(
 
 @dataclass(frozen=True)
 class _Pass:
-    """values, slopes: of the tensors asked for, slopes of the weights too. num_real: samples that do not only fill the batch up."""
+    """values, slopes: of the tensors asked for, slopes of the weights too. num_real: samples that do not only fill the batch up.
+
+    rows: of each tensor's positions, those that are looked at.
+    """
 
     values: dict[Node, Tensor]
     slopes: dict[Node, Tensor]
     num_real: int
+    rows: dict[Node, Tensor]
 
 
 def _passes(
     graph: GraphModule,
-    tensors: Collection[Node],
+    axes: Mapping[Node, int],
     layers: Collection[WeightedLayer],
     batches: Iterable[tuple[Tensor, ...]],
     generator: torch.Generator,
+    num_rows: int = 0,
 ) -> Iterator[_Pass]:
-    """Backward passes of a few samples each; none where the outputs have no slope."""
-    for inputs in batches:
-        for part in _parts(inputs):
-            for cut_part, num_real in cut(graph, part):
-                tape = _Tape(graph, set(tensors), {layer.weight for layer in layers})
-                with torch.enable_grad():
-                    score = _score(tape.run(*cut_part), num_real / len(cut_part[0]), generator)
-                if score is None:
-                    return
-                slopes = zip(tape.leaves, torch.autograd.grad(score, list(tape.leaves.values()), allow_unused=True), strict=True)
-                values = {node: value.detach() for node, value in tape.leaves.items()}
-                yield _Pass(values, {node: slope for node, slope in slopes if slope is not None}, num_real)
+    """Backward passes of a few samples each; none where the outputs have no slope. num_rows: of each sample."""
+    turns = parallel.Turns()
+
+    def one(task: tuple[int, tuple[tuple[Tensor, ...], int]]) -> _Pass | None:
+        number, (inputs, num_real) = task
+        tape = _Tape(graph, set(axes), {layer.weight for layer in layers})
+        try:
+            with torch.enable_grad():
+                outputs = tape.run(*inputs)
+                with turns.of(number):
+                    score = _score(outputs, num_real / len(inputs[0]), generator)
+                    rows = _drawn(tape, axes, num_real, num_rows, generator) if num_rows and score is not None else {}
+        except BaseException:
+            turns.pass_over(number)
+            raise
+        if score is None:
+            return None
+        slopes = zip(tape.leaves, torch.autograd.grad(score, list(tape.leaves.values()), allow_unused=True), strict=True)
+        values = {node: value.detach() for node, value in tape.leaves.items()}
+        return _Pass(values, {node: slope for node, slope in slopes if slope is not None}, num_real, rows)
+
+    parts = (cut_part for inputs in batches for part in _parts(inputs) for cut_part in cut(graph, part))
+    for found in parallel.each(one, enumerate(parts)):
+        if found is None:
+            return
+        yield found
+
+
+def _drawn(tape: _Tape, axes: Mapping[Node, int], num_real: int, num_rows: int, generator: torch.Generator) -> dict[Node, Tensor]:
+    """The positions of each tensor that are looked at."""
+    lengths = {node: len(channel_rows(tape.leaves[node][:num_real], axis)) for node, axis in axes.items()}
+    return {node: torch.randperm(length, generator=generator)[: num_rows * num_real] for node, length in lengths.items()}
 
 
 class _Tape(Interpreter):

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from halfstep import parallel
 from halfstep.errors import CalibrationError
 from halfstep.graph.run import broken_at, cut, observe
 from halfstep.graph.serialize import to_json
@@ -106,6 +107,20 @@ def collect(graph: GraphModule, nodes: set[Node], batches: Iterable[tuple[Tensor
     Raises `CalibrationError` where a tensor turns NaN or infinite, naming the node.
     """
     histograms = {node: Histogram() for node in nodes}
+    seen = 0
+    with in_float(graph):
+        for num_samples, found in parallel.each(partial(_seen, graph, nodes), batches):
+            for node, histogram in found.items():
+                histograms[node].merge(histogram)
+            seen += num_samples
+            yield seen
+    statistics.num_samples = seen
+    statistics.histograms |= {str(node.meta["name"]): histogram for node, histogram in histograms.items()}
+
+
+def _seen(graph: GraphModule, nodes: set[Node], inputs: tuple[Tensor, ...]) -> tuple[int, dict[Node, Histogram]]:
+    """(number of samples, the histograms of ``nodes``) of one batch."""
+    histograms = {node: Histogram() for node in nodes}
 
     def see(num_real: int, num_run: int, node: Node, tensor: Tensor) -> Tensor:
         histograms[node].observe(tensor[: len(tensor) * num_real // num_run] if num_real < num_run else tensor, _stride(tensor))
@@ -113,12 +128,6 @@ def collect(graph: GraphModule, nodes: set[Node], batches: Iterable[tuple[Tensor
             raise broken_at(node)
         return tensor
 
-    seen = 0
-    with in_float(graph):
-        for inputs in batches:
-            for part, num_real in cut(graph, inputs):
-                observe(graph, part, nodes, partial(see, num_real, len(part[0])))
-            seen += len(inputs[0])
-            yield seen
-    statistics.num_samples = seen
-    statistics.histograms |= {str(node.meta["name"]): histogram for node, histogram in histograms.items()}
+    for part, num_real in cut(graph, inputs):
+        observe(graph, part, nodes, partial(see, num_real, len(part[0])))
+    return len(inputs[0]), histograms

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from halfstep.grid import Quantized
 from halfstep.rounding.abstract import ROUNDINGS, AbstractRounding, RoundingProblem
-from halfstep.rounding.descent import Adam, minibatches, reproducible
+from halfstep.rounding.descent import Adam, learning, minibatches
 from halfstep.rounding.layer_loss import layer_loss
 from halfstep.rounding.relaxation import Relaxation, Schedule, annealed, regularization_slope
 
@@ -79,7 +79,7 @@ class AdaRound(AbstractRounding):
         """One code for each weight: the one below it or the one above."""
         below, V = self.start(problem)
         if bool(torch.isfinite(V).any()):
-            with reproducible():
+            with learning():
                 V = self._minimize(problem, below, V, generator)
         return problem.codes(below + (V >= 0))
 

@@ -9,11 +9,12 @@ with its defaults β1 = 0.9, β2 = 0.999, ε = 1e-8. No deviation.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
-from typing import cast
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+
+from halfstep import parallel
 
 _FIRST, _SECOND, _EPSILON = 0.9, 0.999, 1e-8
 
@@ -30,10 +31,11 @@ def minibatches(
             done += 1
 
 
-def reproducible() -> AbstractContextManager[None]:
-    """Within it, convolutions on CUDA give the same bytes every time, in full float32; on the CPU they do so anyway."""
-    flags = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-    return cast("AbstractContextManager[None]", flags)
+@contextmanager
+def learning() -> Iterator[None]:
+    """Within it kernels use all threads, and give the same bytes every time on as many of them; convolutions on CUDA in full float32."""
+    with parallel.all_threads(), torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        yield
 
 
 class Samples:

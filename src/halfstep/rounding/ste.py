@@ -18,7 +18,7 @@ from torch import Tensor
 
 from halfstep.grid import Quantized
 from halfstep.rounding.abstract import ROUNDINGS, AbstractRounding, RoundingProblem
-from halfstep.rounding.descent import Adam, minibatches, reproducible
+from halfstep.rounding.descent import Adam, learning, minibatches
 from halfstep.rounding.layer_loss import layer_loss
 
 _REPORT_EVERY = 100  # iterations between two calls of `progress`
@@ -46,7 +46,7 @@ class StraightThrough(AbstractRounding):
 
     def round(self, problem: RoundingProblem, generator: torch.Generator) -> Quantized:
         """One code for each weight, any number of steps from it."""
-        with reproducible():
+        with learning():
             return problem.codes(torch.round(self._minimize(problem, generator)))
 
     def _minimize(self, problem: RoundingProblem, generator: torch.Generator) -> Tensor:

@@ -2,7 +2,7 @@
 
 Numba is imported at the first call. What it compiled lies in ``__pycache__`` beside the kernels, in NUMBA_CACHE_DIR if that is set, or in
 the user's cache folder if the installation cannot be written to; later runs load it in a fraction of a second. Threads are as many as
-`torch.get_num_threads` says.
+`parallel.num_threads` says.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from halfstep import parallel
 from halfstep.solvers import kernels
 
 
@@ -37,7 +38,7 @@ def _run(kernel: Callable[..., None], num_rows: int, *arguments: Any) -> None:
     """Call the compiled ``kernel`` for rows 0 to ``num_rows`` - 1, a share of them on each thread."""
     ready = _compiled(kernel)
     plain = [argument.numpy() if isinstance(argument, Tensor) else argument for argument in arguments]
-    num_parts = min(torch.get_num_threads(), num_rows)
+    num_parts = min(parallel.num_threads(), num_rows)
     if num_parts <= 1:
         ready(0, num_rows, *plain)
         return

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from torch.fx import GraphModule
 
+from halfstep import parallel
 from halfstep.errors import CalibrationError, GraphError, memory_errors
 from halfstep.graph.check import check
 from halfstep.graph.serialize import duplicate
@@ -30,8 +31,12 @@ class Outcome:
 _FEWER = "Take fewer samples (--samples, samples=), or smaller inputs."
 
 
+@parallel.steady()
 def run_steps(graph: GraphModule, steps: Sequence[AbstractStep], context: Context, stopwatch: Stopwatch) -> Outcome:
-    """Apply ``steps`` in order to ``graph``, which is changed. `GraphError` where a step breaks what it promises."""
+    """Apply ``steps`` in order to ``graph``, which is changed; to the same bytes on any number of threads, but for steps that learn.
+
+    `GraphError` where a step breaks what it promises.
+    """
     is_float = True
     for position, step in enumerate(steps):
         context.position = position

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import groupby
 
 import torch
@@ -35,18 +36,22 @@ def gather_moments(
     """The moments at ``layer``; `CalibrationError` where its input is not finite."""
     seed = int(torch.randint(2**62, (), generator=generator))
     wanted = max(num_positions, math.ceil(PATCHES_PER_ENTRY * operator.rows(weight).shape[2] / walk.num_samples))
+
+    def seen() -> Iterator[_Seen]:
+        for parts in _groups(walk, layer.input):
+            patches: list[tuple[Tensor, Tensor]] = []
+            begin, num_samples = -1, 0
+            for index, pair in parts:
+                drawn = torch.Generator().manual_seed((seed + index) % 2**63)
+                positions = _positions(operator.num_positions(pair.float, weight), pair.float, wanted, drawn)
+                patches.append(_patches(operator, pair, weight, positions))
+                begin, num_samples = index if begin < 0 else begin, num_samples + len(pair.float)
+            yield _Seen(patches, num_samples, begin % 2)
+
     sums, half = _Sums(), _Sums()
-    for parts in _groups(walk, layer.input):
-        patches: list[tuple[Tensor, Tensor]] = []
-        begin, num_samples = -1, 0
-        for index, pair in parts:
-            drawn = torch.Generator().manual_seed((seed + index) % 2**63)
-            positions = _positions(operator.num_positions(pair.float, weight), pair.float, wanted, drawn)
-            patches.append(_patches(operator, pair, weight, positions))
-            begin, num_samples = index if begin < 0 else begin, num_samples + len(pair.float)
-        quantized, exact = _joined(patches)
-        sums.add(quantized, exact)
-        half.add(*(_every_second(part, num_samples, begin % 2) for part in (quantized, exact)))
+    for of_all, of_half in parallel.each(_products, seen()):
+        sums.add(of_all)
+        half.add(of_half)
         if not sums.is_finite:
             raise CalibrationError(f"The input of '{layer.name}' is NaN or infinite on the calibration data: the network is broken there.")
     whole, first = sums.moments(), half.moments()
@@ -87,6 +92,40 @@ def _patches(operator: LinearOperator, pair: Pair, weight: Tensor, positions: Te
     return quantized, quantized if pair.float is pair.quantized else operator.patches(pair.float, weight, positions)
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """patches: (x̂, x) of every part of a group of samples. first: of every second of them, which one comes first."""
+
+    patches: list[tuple[Tensor, Tensor]]
+    num_samples: int
+    first: int
+
+
+@dataclass(frozen=True)
+class _Products:
+    """Sums over the patches of a group."""
+
+    gram: Tensor
+    drift: Tensor
+    mean: Tensor
+    float_mean: Tensor
+    count: int
+
+
+def _products(seen: _Seen) -> tuple[_Products, _Products]:
+    """Of a group, and of every second sample of it."""
+    quantized, exact = _joined(seen.patches)
+    half = (_every_second(part, seen.num_samples, seen.first) for part in (quantized, exact))
+    return _products_of(quantized, exact), _products_of(*half)
+
+
+def _products_of(quantized: Tensor, exact: Tensor) -> _Products:
+    """Of patches [G, P, d]."""
+    gram, drift = quantized.transpose(1, 2) @ quantized, (exact - quantized).transpose(1, 2) @ quantized
+    ones = quantized.new_ones(1, quantized.shape[1])
+    return _Products(gram, drift, (ones @ quantized)[:, 0], (ones @ exact)[:, 0], quantized.shape[1])
+
+
 class _Sums:
     """The sums the moments are made of."""
 
@@ -96,22 +135,19 @@ class _Sums:
         self._count = 0
         self.is_finite = True
 
-    def add(self, quantized: Tensor, exact: Tensor) -> None:
-        """Patches [G, P, d] of one group."""
-        gram = quantized.transpose(1, 2) @ quantized
+    def add(self, products: _Products) -> None:
+        """Those of one more group."""
         if self._largest is None:  # of the very first batch, whoever has it
-            self._largest = parallel.collect(float(gram.abs().max()))[0]
-        drift = (exact - quantized).transpose(1, 2) @ quantized
-        self.is_finite = bool(torch.isfinite(gram).all() and torch.isfinite(drift).all())
+            self._largest = parallel.collect(float(products.gram.abs().max()))[0]
+        self.is_finite = bool(torch.isfinite(products.gram).all() and torch.isfinite(products.drift).all())
         if not self.is_finite:
             return  # integers cannot hold it
-        self._gram.add(gram, self._largest)
-        self._drift.add(drift, self._largest)
+        self._gram.add(products.gram, self._largest)
+        self._drift.add(products.drift, self._largest)
         scale = max(self._largest, self._largest**0.5)
-        ones = quantized.new_ones(1, quantized.shape[1])
-        self._mean.add((ones @ quantized)[:, 0], scale)
-        self._float_mean.add((ones @ exact)[:, 0], scale)
-        self._count += quantized.shape[1]
+        self._mean.add(products.mean, scale)
+        self._float_mean.add(products.float_mean, scale)
+        self._count += products.count
 
     def moments(self) -> Moments:
         """Over all batches of all processes."""

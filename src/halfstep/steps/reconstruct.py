@@ -32,7 +32,7 @@ from halfstep.graph.sensitivity import squared_slopes
 from halfstep.graph.units import Unit, UnitKind, find_units, part_of_graph
 from halfstep.grid import Quantized
 from halfstep.quantizers import UniformQuantizer
-from halfstep.rounding.descent import Adam, Samples, minibatches, reproducible
+from halfstep.rounding.descent import Adam, Samples, learning, minibatches
 from halfstep.rounding.relaxation import Schedule, annealed, regularization_slope
 from halfstep.steps.abstract import STEPS, AbstractStep, Context
 from halfstep.steps.round import Round, layers_to_round, store
@@ -136,7 +136,7 @@ class Reconstruct(AbstractStep):
         saved = None if context.checkpoint is None else context.checkpoint.read(*entry)
         if saved is None:
             generator = context.generator_for(index)
-            with reproducible():
+            with learning():
                 saved = self._solved(self._task(walk, unit, layers, context, generator), generator)
             if context.checkpoint is not None:
                 context.checkpoint.write(*entry, saved)

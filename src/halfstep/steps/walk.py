@@ -156,13 +156,17 @@ class Walk:
         stages, sources = [self._stage(node) for node in chain], self._sources(chain[0])
         for source in sources:
             self._num_users[source] -= 1
+
+        def at_the_end(index: int) -> Pair:
+            arriving = {source: opened(self._values[source][index]) for source in sources}
+            for stage in stages[:-1]:
+                arriving = {stage.node: self._pair(stage, arriving)}
+            return self._pair(stages[-1], arriving, is_held=True)
+
         results: list[Pair | None] = []
         with torch.no_grad():
-            for index in range(len(self.part_indices)):
-                arriving = {source: opened(self._values[source][index]) for source in sources}
-                for stage in stages[:-1]:
-                    arriving = {stage.node: self._pair(stage, arriving)}
-                results.append(self._shelf.keep_pair(self._pair(stages[-1], arriving, is_held=True)))
+            for index, pair in enumerate(parallel.each(at_the_end, range(len(self.part_indices)))):
+                results.append(self._shelf.keep_pair(pair))
                 for source in sources:
                     if self._num_users[source] == 0:
                         self._shelf.drop(self._values[source][index])

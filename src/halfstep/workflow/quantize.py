@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
+from halfstep import parallel
 from halfstep.data import Data
 from halfstep.errors import CalibrationError
 from halfstep.graph.capture import capture
@@ -132,7 +133,7 @@ class Begun:
     def finish(self, outcome: Outcome, stopwatch: Stopwatch) -> Result:
         """The result, measured."""
         context = self.context
-        with stopwatch.phase("measure"):
+        with stopwatch.phase("measure"), parallel.steady():
             context.progress("measure", 0, None)
             few = tuple(x[:_NUM_MEASURED] for x in self.kept)
             layers, figures = describe_layers(outcome.reference, outcome.graph, context.statistics, few)
@@ -156,6 +157,7 @@ class Begun:
         )
 
 
+@parallel.steady()
 def begin(
     model: nn.Module | ExportedProgram,
     calibration: Any,

@@ -97,7 +97,7 @@ def train(networks: Networks, feed: Feed, plan: Plan, watch: Watch, batches: Bat
 
     batches: calibration inputs, for grids that are found anew on the way.
     """
-    with torch.random.fork_rng(), torch.enable_grad():
+    with torch.random.fork_rng(), torch.enable_grad(), parallel.all_threads():
         training = _Training(networks, feed, plan, watch, batches)
         try:
             training.run()
