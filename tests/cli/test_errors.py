@@ -276,15 +276,16 @@ def images():
 """
 
 
-def test_ctrl_c_leaves_nothing(here: Path) -> None:
-    (here / "data.py").write_text(INTERRUPTED_DATA)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_leaves_nothing(here: Path, number: signal.Signals) -> None:
+    (here / "data.py").write_text(INTERRUPTED_DATA.replace("SIGINT", number.name))
     before = sorted(here.iterdir())
     heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what a shell starts in the background ignores it
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     done = start((*NETWORK, "--data", "data.py:images", "--out", "deep/run"), here, preexec_fn=heard, env=environment)
     assert done.stderr.splitlines()[-1] == "Interrupted: nothing was written."
     assert "Traceback" not in done.stderr
-    assert done.returncode == 128 + signal.SIGINT
+    assert done.returncode == 128 + number
     assert sorted(here.iterdir()) == before
 
 
@@ -314,6 +315,70 @@ def run_with(monkeypatch: pytest.MonkeyPatch, error: BaseException, *options: st
 def test_what_a_user_can_mend_is_one_message(monkeypatch: pytest.MonkeyPatch, error: Exception, says: str) -> None:
     result = run_with(monkeypatch, error)
     assert (result.exit_code, result.stdout, result.stderr) == (1, "", says)
+
+
+class _ArrayMemoryError(MemoryError):
+    """As numpy's."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        _ArrayMemoryError("Unable to allocate 745. GiB for an array with shape (100000000000,) and data type float64"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
+        ),
+        RuntimeError("unable to mmap 96 bytes from file <filename not specified>: Cannot allocate memory (12)"),
+        RuntimeError("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Exception during initialization: std::bad_alloc"),
+        OSError(12, "Cannot allocate memory"),
+    ],
+)
+def test_out_of_memory_is_one_message(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """Wherever it comes from, and where another error was made of it."""
+    for wrapped in (error, HalfstepError("The network cannot take inputs of shape [32].")):
+        wrapped.__cause__ = None if wrapped is error else error
+        result = run_with(monkeypatch, wrapped)
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert result.stderr.startswith("Error: There is not enough memory. Take fewer samples (--samples)")
+
+
+STARVED = """
+import resource, sys
+import torch
+from halfstep.cli import main
+import halfstep.workflow.quantize
+
+import onnxruntime, torch._dynamo  # what is loaded on the way needs no memory later
+
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (400 << 20), used + (400 << 20)))
+sys.argv = ["halfstep", "quantize", "wide.py:wide", "--data", "wide.py:inputs", "--recipe", "int8", "--out", "run"]
+main()
+"""
+WIDE = """
+import torch
+from torch import nn
+
+
+def wide():
+    return nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 8, 3)).eval()
+
+
+def inputs():
+    return torch.randn(32, 3, 256, 256)  # 537 MB in the second layer
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the system does not tell how much memory a process has")
+def test_a_process_that_runs_out_of_memory_says_so(here: Path) -> None:
+    (here / "wide.py").write_text(WIDE)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run([sys.executable, "-c", STARVED], cwd=here, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 1, done.stderr
+    assert "Error: There is not enough memory" in done.stderr and "fewer samples" in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (here / "run").exists()
 
 
 def test_interrupts_have_their_own_status(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,10 +10,10 @@ import typer
 from typer.core import TyperGroup
 
 from halfstep.cli import benchmark, check, demo, evaluate, export, finetune, listing, quantize, reproduce
-from halfstep.cli.messages import message
+from halfstep.cli.messages import Terminated, message
 from halfstep.cli.terminal import complain, errors, say
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+INTERRUPTED, TERMINATED = 130, 143  # 128 + SIGINT, 128 + SIGTERM, as shells have it
 
 
 class Boundary(TyperGroup):
@@ -28,7 +28,8 @@ class Boundary(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as interrupt:
-            fail(str(interrupt) or "Interrupted: nothing was written.", INTERRUPTED, is_debugged)
+            status = TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED
+            fail(str(interrupt) or "Interrupted: nothing was written.", status, is_debugged)
         except Exception as error:
             text = message(error)
             if text is None:  # of the pipe whose reader has gone typer makes a quiet end
@@ -40,7 +41,7 @@ def fail(message: str, status: int, is_debugged: bool) -> NoReturn:
     """Print ``message`` on standard error, after the traceback where asked for, and leave with ``status``."""
     if is_debugged:
         errors().print(traceback.format_exc(), markup=False)
-    if status == INTERRUPTED:
+    if status in (INTERRUPTED, TERMINATED):
         errors().print(message, markup=False)
     else:
         complain(message)

@@ -9,6 +9,10 @@ from halfstep.errors import HalfstepError, OutOfMemoryError, is_out_of_memory
 MEMORY = "Take fewer samples (--samples), smaller inputs or smaller batches, or lower the option 'memory' of the recipe's steps."
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: of a batch system whose time is up, say."""
+
+
 def message(error: Exception) -> str | None:
     """The one message for ``error``; None where it is a defect of halfstep, or the reader of a pipe that has gone."""
     if is_out_of_memory(error) and not isinstance(error, OutOfMemoryError):

@@ -26,7 +26,6 @@ from halfstep.studies.subject import data_folder, default_names, own_subject
 
 EXAMPLE = "Example: halfstep reproduce table-4 --quick --out studies"
 ALL = "all"
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 RUNS = "runs"  # the folder of finished runs, beside the outcomes of a network
 _PANEL = "A network of your own"
 
@@ -134,9 +133,8 @@ def reproduce(
         for make, chosen in plan:
             subject = make()
             _run(subject, chosen, settings, out / subject.name, resume)
-    except KeyboardInterrupt:
-        errors().print(f"Interrupted. Finished runs are kept in '{out}': the same command goes on with --resume.", markup=False)
-        raise typer.Exit(INTERRUPTED) from None
+    except KeyboardInterrupt as interrupt:
+        raise type(interrupt)(f"Interrupted. Finished runs are kept in '{out}': the same command goes on with --resume.") from None
 
 
 def _names(studies: list[str]) -> list[str]:
