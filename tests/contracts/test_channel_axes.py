@@ -44,6 +44,45 @@ class Residual(nn.Module):
         return self.last((self.norm(self.linear(x)) + self.conv(x)).relu())
 
 
+class Added(nn.Module):
+    """Puts a stored tensor of fewer axes in front of what a layer writes, and holds it between bounds of its own for each channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 8)
+        self.stored, self.high = nn.Parameter(torch.randn(8)), nn.Parameter(torch.rand(8) + 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.clamp(self.stored + self.first(x), -self.high, self.high))
+
+
+class OneVector(nn.Module):
+    """Its gate is computed from a vector without a batch axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.gate, self.last = nn.Linear(4, 8), nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8)), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.first(x) * self.gate(x.mean((0, 1))))
+
+
+class Squeezed(nn.Module):
+    """Drops all axes of size 1, and adds the mean of everything."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.linear = nn.Conv2d(3, 8, 6), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x).relu().squeeze()
+        return self.linear(y) + y.mean()
+
+
+def _samples_as_channels() -> nn.Module:
+    return nn.Sequential(nn.Conv1d(16, 16, 3, padding=1), nn.ReLU(), nn.Conv1d(16, 8, 3), nn.ReLU6(), nn.ConvTranspose1d(8, 16, 3))
+
+
 def _flattened() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.ReLU6(),
                          nn.Linear(8, 3))  # fmt: skip
@@ -73,6 +112,11 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "norm behind a flatten": (_flattened, (3, 6, 6)),
     "norm of the input": (lambda: nn.Sequential(nn.BatchNorm1d(8), nn.Linear(4, 8), nn.PReLU(8), nn.Linear(8, 8)), (8, 4)),
     "two axes added": (Residual, (8, 8)),
+    "a stored tensor of fewer axes": (Added, (8, 4)),
+    "one vector": (OneVector, (8, 4)),
+    "no axes of size 1": (Squeezed, (3, 6, 6)),
+    "samples as channels": (_samples_as_channels, (8,)),
+    "pooled without a batch axis": (lambda: nn.Sequential(nn.Conv1d(8, 8, 3), nn.ReLU(), nn.AvgPool2d(2), nn.Conv1d(4, 8, 1)), (8, 8)),
 }  # fmt: skip
 FLOAT_STEPS = [name for name in STEPS if not STEPS[name].quantizes]
 

@@ -53,6 +53,63 @@ CASES: list[tuple[Callable[[Tensor, Tensor, Tensor], Tensor], list[str]]] = [
 ]
 
 
+SINGLE: list[tuple[nn.Module, tuple[int, ...]]] = [
+    (nn.Linear(8, 8), (8,)),
+    (nn.Conv1d(8, 8, 3, padding=1), (8, 8)),
+    (nn.Conv2d(8, 8, 2, padding="same"), (8, 8, 8)),
+    (nn.Conv3d(2, 4, 3), (2, 4, 4, 4)),
+    (nn.ConvTranspose1d(8, 8, 3, groups=2), (8, 8)),
+    (nn.ConvTranspose2d(2, 4, 3, stride=2), (2, 4, 4)),
+    (nn.ConvTranspose3d(2, 4, 3), (2, 4, 4, 4)),
+    (nn.MaxPool2d(2), (8, 8, 8)),
+    (nn.AvgPool2d(2), (8, 8, 8)),
+    (nn.AdaptiveAvgPool2d(2), (8, 8, 8)),
+]
+
+
+@pytest.mark.parametrize(("module", "shape"), SINGLE, ids=[type(module).__name__ for module, _ in SINGLE])
+def test_what_has_no_batch_axis_becomes_a_batch_of_one(module: nn.Module, shape: tuple[int, ...]) -> None:
+    class One(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = module
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x.view(shape)).relu().unsqueeze(0)
+
+    network, x = One(), torch.randn(1, *shape)
+    graph = capture(network, (x,))
+    (layer,) = (node for node in graph.graph.nodes if node.meta["name"] == "layer")
+    assert layer.meta["shape"][0] == 1
+    assert [operator_name(user) for user in layer.users] == ["relu"]  # it can share the layer's grid
+    assert torch.equal(run(graph, (x,)), network(x))
+
+
+@pytest.mark.parametrize(
+    ("ends", "operators"),
+    [
+        ({"min": torch.tensor(0.0), "max": torch.tensor(6.0)}, ["clamp"]),
+        ({"max": torch.tensor(0.5)}, ["clamp"]),
+        ({"min": torch.zeros(4), "max": torch.tensor(1.0)}, ["maximum", "minimum"]),
+        ({"min": torch.randn(5, 1)}, ["maximum"]),
+    ],
+)
+def test_bounds_that_are_tensors(ends: dict[str, Tensor], operators: list[str]) -> None:
+    class Bounded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            for name, bound in ends.items():
+                self.register_buffer(name, bound)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.clamp(x, **dict(self.named_buffers()))
+
+    network, x = Bounded(), torch.randn(3, 5, 4)
+    graph = capture(network, (x,))
+    assert [operator_name(node) for node in graph.graph.nodes if node.op == "call_function"] == operators
+    assert torch.equal(run(graph, (x,)), network(x))
+
+
 @pytest.mark.parametrize(("function", "operators"), CASES, ids=[str(index) for index in range(len(CASES))])
 def test_the_form_is_normal_and_the_result_the_same(function: Callable[[Tensor, Tensor, Tensor], Tensor], operators: list[str]) -> None:
     network, x = Stored(function), torch.randn(3, 5, 4)

@@ -25,8 +25,7 @@ from typing import Any, NamedTuple
 
 from torch.fx import GraphModule, Node
 
-from halfstep.graph.channels import blocks, has_own_parameters
-from halfstep.graph.edit import attribute
+from halfstep.graph.channels import has_own_parameters
 from halfstep.graph.names import operator_name
 from halfstep.graph.operators import Role, WeightedLayer, argument, role_of, weighted_layer, weighted_layers
 
@@ -66,13 +65,12 @@ class Chain:
 
 def chains(graph: GraphModule) -> list[Chain]:
     """One chain for each layer with weights, in the order of computation."""
-    return [_chain(graph, layer) for layer in weighted_layers(graph)]
+    return [_chain(layer) for layer in weighted_layers(graph)]
 
 
 def output_place(layer: WeightedLayer) -> Place:
-    """Where the output channels of a layer are: on the last axis behind a linear layer, else in front of those of the image."""
-    name = operator_name(layer.node)
-    return Place(len(layer.node.meta["shape"]) - 1 - (0 if name == "linear" else int(name[-2])), 1)
+    """Where the output channels of a layer are."""
+    return Place(layer.channel_axis(layer.node), 1)
 
 
 def clip_bounds(node: Node) -> tuple[float, float]:
@@ -90,41 +88,35 @@ def _is_bounded_clip(node: Node) -> bool:
     return role_of(node) is Role.CLIP and not set(clip_bounds(node)) <= {0.0, -math.inf, math.inf}
 
 
-def _chain(graph: GraphModule, first: WeightedLayer) -> Chain:
+def _chain(first: WeightedLayer) -> Chain:
     if not has_own_parameters(first):
         return Chain(first, (), first.node)
     readers: list[Reader] = []
-    obstacle = _follow(graph, first.node, output_place(first), (), readers)
+    obstacle = _follow(first.node, output_place(first), (), readers)
     return Chain(first, tuple(readers), obstacle if readers or obstacle is not None else first.node)
 
 
-def _follow(graph: GraphModule, node: Node, place: Place, passed: tuple[Node, ...], readers: list[Reader]) -> Node | None:
+def _follow(node: Node, place: Place, passed: tuple[Node, ...], readers: list[Reader]) -> Node | None:
     """Collect the layers that read ``node``; returns the first user that is in the way."""
     for user in node.users:
         layer = weighted_layer(user)
         if layer is not None:
-            if not reads_channels(graph, layer, node, place):
+            if not reads_channels(layer, node, place):
                 return user
             readers.append(Reader(layer, place.block, passed))
             continue
         behind = moved(user, node, place)
-        obstacle = user if behind is None else _follow(graph, user, behind, (*passed, user), readers)
+        obstacle = user if behind is None else _follow(user, behind, (*passed, user), readers)
         if obstacle is not None:
             return obstacle
     return None
 
 
-def reads_channels(graph: GraphModule, layer: WeightedLayer, node: Node, place: Place) -> bool:
+def reads_channels(layer: WeightedLayer, node: Node, place: Place) -> bool:
     """Whether the channels of ``node`` are the input channels of ``layer``, whose parameters are its own."""
     if layer.input is not node or not has_own_parameters(layer):
         return False
-    rank = len(node.meta["shape"])
-    if operator_name(layer.node) == "linear":
-        return place.axis == rank - 1
-    weight = attribute(graph, layer.weight)
-    num_inputs = blocks(weight, layer).shape[2] * layer.groups
-    axis = rank - weight.ndim + 1  # without a batch axis, channels come first
-    return place == (axis, 1) and node.meta["shape"][axis] == num_inputs
+    return place.axis == layer.channel_axis(node) and (layer.num_axes == 0 or place.block == 1)
 
 
 def moved(node: Node, source: Node, place: Place) -> Place | None:
@@ -188,10 +180,11 @@ def _unsqueezed(node: Node, rank: int, place: Place) -> Place:
 
 def _squeezed(node: Node, rank: int, place: Place) -> Place | None:
     axes = argument(node, "dim", None)
-    axes = {axis % rank for axis in ([axes] if isinstance(axes, int) else axes)}
-    if place.axis in axes:
-        return None
+    axes = range(rank) if axes is None else [axes] if isinstance(axes, int) else axes
+    axes = {axis % rank for axis in axes}
     shape = node.args[0].meta["shape"]  # type: ignore[union-attr]
+    if place.axis in axes and shape[place.axis] == 1:
+        return None
     return Place(place.axis - sum(axis < place.axis and shape[axis] == 1 for axis in axes), place.block)
 
 

@@ -93,8 +93,9 @@ def response(weight: Tensor, layer: WeightedLayer, x: Tensor) -> Tensor:
 
 
 def channel_rows(x: Tensor, axis: int) -> Tensor:
-    """A tensor whose channels lie on ``axis`` as [N, C]: one row for each sample and position."""
-    return x.movedim(axis, -1).flatten(0, -2)
+    """A tensor whose channels lie on ``axis`` as [N, C]: one row for each sample and position, if only one."""
+    rows = x.movedim(axis, -1)
+    return rows.reshape(-1, rows.shape[-1])
 
 
 def num_reads(node: Node) -> int:

@@ -54,8 +54,7 @@ def _of_inputs(layer: WeightedLayer, found: Mapping[Node, Expectation]) -> Tenso
     expected = found.get(layer.input)
     if expected is None:
         return None
-    is_linear = operator_name(layer.node) == "linear"
-    if expected.place.axis != (len(layer.input.meta["shape"]) - 1 if is_linear else 1) or not (is_linear or expected.place.block == 1):
+    if expected.place.axis != layer.channel_axis(layer.input) or (layer.num_axes > 0 and expected.place.block > 1):
         return None
     return expected.mean.repeat_interleave(expected.place.block)
 

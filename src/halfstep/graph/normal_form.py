@@ -6,11 +6,14 @@ cat([x, y])               y without entries        x
 x - y                     two tensors              x + (-1) y
 addcmul(x, y, z)                                   x + c (y z)
 slice_scatter, select_scatter                      concatenation of what stays and what is written there
+clamp(x, l, h)            l, h stored              minimum(maximum(x, l), h), or numbers where they hold one each
+conv2d(x)                 x without a batch axis   a batch of one; so every layer and pooling, clips behind it as well
 x + 0, x * 1, x[:], x.to(t)  x has that type       x
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,8 +21,13 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from halfstep.graph.edit import attribute
+from halfstep.graph.names import operator_name
+from halfstep.graph.operators import argument
+
 aten = torch.ops.aten
 _TO_THE_END = 2**63 - 1
+_POOLINGS = ("avg", "max", "adaptive_avg")
 
 
 def normalize(graph: GraphModule) -> None:
@@ -40,6 +48,15 @@ def _call(like: Node, target: Any, *args: Any, **kwargs: Any) -> Node:
     made = like.graph.call_function(target, args, kwargs)
     made.meta = {key: like.meta[key] for key in ("nn_module_stack",) if key in like.meta}
     made.meta["val"] = target(*torch.fx.node.map_arg(args, lambda x: x.meta["val"]), **kwargs)
+    return made
+
+
+def _call_around(layer: Node, target: Any, *args: Any) -> Node:
+    """A new call beside ``layer``, not within the module of PyTorch's own that has its name."""
+    made = _call(layer, target, *args)
+    stack = list(made.meta.get("nn_module_stack", {}).items())
+    if stack and str(stack[-1][1][1]).startswith("torch.nn.modules."):
+        made.meta["nn_module_stack"] = dict(stack[:-1])
     return made
 
 
@@ -154,6 +171,57 @@ def _without_conversion(node: Node) -> Node | None:
     return x if _value(x).dtype == _value(node).dtype else None
 
 
+def _bounded(node: Node) -> Node | None:
+    """Bounds that are tensors: a clip has one of each for all entries."""
+    x: Any = node.args[0]
+    low, high = (argument(node, end, None) for end in ("min", "max"))
+    numbers = [_number(low, -math.inf), _number(high, math.inf)]
+    if not any(math.isnan(number) for number in numbers):
+        finite = [number if math.isfinite(number) else None for number in numbers]
+        x = x if finite == [None, None] else _call(node, aten.clamp.default, x, *finite)
+    else:
+        for bound, target in ((low, aten.maximum.default), (high, aten.minimum.default)):
+            x = x if bound is None else _call(node, target, x, bound)
+    return x if isinstance(x, Node) else None
+
+
+def _number(bound: Node | None, absent: float) -> float:
+    """The value of a bound that is a stored tensor without axes; NaN where it is none."""
+    if bound is None:
+        return absent
+    graph = bound.graph.owning_module
+    assert graph is not None
+    return float(attribute(graph, bound)) if bound.op == "get_attr" and _value(bound).ndim == 0 else math.nan
+
+
+def _as_batch_of_one(node: Node) -> Node | None:
+    """A layer or pooling on a single image or vector: what treats layers knows the channels of batches."""
+    x, name = node.args[0], operator_name(node)
+    if _value(x).ndim != (1 if name == "linear" else int(name[-2]) + 1):
+        return None
+    batch = x.args[0] if _is_single(x) else _call_around(node, aten.unsqueeze.default, x, 0)  # type: ignore[union-attr]
+    return _single(node, _call(node, node.target, batch, *node.args[1:], **node.kwargs))
+
+
+def _within_batch_of_one(node: Node) -> Node | None:
+    """A clip behind a layer on a single image stays next to the layer."""
+    x = node.args[0]
+    if not _is_single(x) or len(x.users) > 1:  # type: ignore[union-attr]
+        return None
+    return _single(node, _call(node, node.target, x.args[0], *node.args[1:], **node.kwargs))  # type: ignore[union-attr]
+
+
+def _single(node: Node, batch: Node) -> Node:
+    return _call_around(node, aten.squeeze.dim, batch, 0)
+
+
+def _is_single(node: object) -> bool:
+    """Whether a tensor is all of a batch of one, without the batch's axis."""
+    if not isinstance(node, Node) or str(node.target) != "aten.squeeze.dim":
+        return False
+    return node.args[1] == 0 and bool(_value(node.args[0]).shape[0] == 1)
+
+
 _REWRITES: dict[str, Callable[[Node], Node | None]] = {
     **dict.fromkeys(("aten.matmul.default", "aten.mm.default"), _product),
     "aten.addmm.default": _product_and_sum,
@@ -164,6 +232,12 @@ _REWRITES: dict[str, Callable[[Node], Node | None]] = {
     "aten.mul.Tensor": _without(1),
     "aten.sub.Tensor": _difference,
     "aten.addcmul.default": _sum_of_product,
+    **dict.fromkeys(("aten.clamp.Tensor", "aten.clamp_min.Tensor", "aten.clamp_max.Tensor"), _bounded),
+    "aten.linear.default": _as_batch_of_one,
+    **dict.fromkeys((f"aten.conv{axes}d.{overload}" for axes in (1, 2, 3) for overload in ("default", "padding")), _as_batch_of_one),
+    **dict.fromkeys(("aten.conv_transpose1d.default", "aten.conv_transpose2d.input", "aten.conv_transpose3d.input"), _as_batch_of_one),
+    **dict.fromkeys((f"aten.{kind}_pool{axes}d.default" for kind in _POOLINGS for axes in (1, 2, 3)), _as_batch_of_one),
+    **dict.fromkeys((f"aten.{clip}.default" for clip in ("relu", "relu6", "hardtanh", "clamp", "clamp_min")), _within_batch_of_one),
     "aten.slice_scatter.default": _written_slice,
     "aten.select_scatter.default": _written_entry,
     **dict.fromkeys(

@@ -151,6 +151,18 @@ class WeightedLayer:
         return "transpose" in operator_name(self.node)
 
     @property
+    def num_axes(self) -> int:
+        """Axes of the image that it works on: 0 of a linear layer."""
+        name = operator_name(self.node)
+        return 0 if name == "linear" else int(name[-2])
+
+    def channel_axis(self, x: Node) -> int:
+        """The axis of the channels of ``x``, which is the layer's input or output: the last one of a linear layer, else the one in front of
+        the image. That is the first one of an image without a batch axis.
+        """
+        return len(x.meta["shape"]) - 1 - self.num_axes
+
+    @property
     def name(self) -> str:
         """The user's name of the layer."""
         return str(self.node.meta["name"])
@@ -168,31 +180,30 @@ def weighted_layer(node: Node) -> WeightedLayer | None:
 
 
 def argument(node: Node, name: str, default: Any) -> Any:
-    """The value of a named argument of an ATen call, wherever it stands."""
+    """The value of a named argument of an ATen call, wherever it stands; ``default`` where the overload takes none of that name."""
     position = _position(node, name)
-    return node.args[position] if position < len(node.args) else node.kwargs.get(name, default)
+    return node.args[position] if position is not None and position < len(node.args) else node.kwargs.get(name, default)
 
 
 def set_argument(node: Node, name: str, value: Any) -> None:
     """Change a named argument of an ATen call, wherever it stands."""
     position = _position(node, name)
-    if position < len(node.args):
+    if position is not None and position < len(node.args):
         node.update_arg(position, value)
     else:
         node.update_kwarg(name, value)
 
 
-def _position(node: Node, name: str) -> int:
+def _position(node: Node, name: str) -> int | None:
     schema = node.target._schema  # type: ignore[union-attr]
-    return next(index for index, entry in enumerate(schema.arguments) if entry.name == name)
+    return next((index for index, entry in enumerate(schema.arguments) if entry.name == name), None)
 
 
 def linear_operator(layer: WeightedLayer, kernel: Sequence[int]) -> LinearOperator:
     """What the layer does with its weight, whose last axes are ``kernel``."""
-    name, node = operator_name(layer.node), layer.node
-    if name == "linear":
+    node, num_axes = layer.node, layer.num_axes
+    if num_axes == 0:
         return LinearOperator()
-    num_axes = int(name[-2])
     stride, dilation = (_spread(argument(node, option, 1), num_axes) for option in ("stride", "dilation"))
     padding = argument(node, "padding", 0)
     if layer.is_transposed:

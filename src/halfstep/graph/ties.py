@@ -51,7 +51,7 @@ def find_ties(graph: GraphModule) -> Ties:
     """The ties of a network without quantizers."""
     walk = _Walk()
     for node in graph.graph.nodes:
-        walk.visit(graph, node)
+        walk.visit(node)
     return walk.ties()
 
 
@@ -65,10 +65,10 @@ class _Walk:
         self.writers: list[tuple[WeightedLayer, Tensor]] = []
         self.readers: list[tuple[WeightedLayer, Tensor]] = []
 
-    def visit(self, graph: GraphModule, node: Node) -> None:
+    def visit(self, node: Node) -> None:
         layer = weighted_layer(node)
         if layer is not None:
-            self._visit_layer(graph, layer)
+            self._visit_layer(layer)
             return
         found = self._behind(node)
         if found is None:
@@ -88,10 +88,10 @@ class _Walk:
         writers, readers = ([(layer, compact[numbers]) for layer, numbers in pairs] for pairs in (self.writers, self.readers))
         return Ties(channels, is_bound, writers, readers)
 
-    def _visit_layer(self, graph: GraphModule, layer: WeightedLayer) -> None:
+    def _visit_layer(self, layer: WeightedLayer) -> None:
         is_own = has_own_parameters(layer)
         source = self.channels.get(layer.input)
-        if source is not None and is_own and reads_channels(graph, layer, layer.input, source.place):
+        if source is not None and is_own and reads_channels(layer, layer.input, source.place):
             self.readers.append((layer, source.numbers.repeat_interleave(source.place.block)))
         else:
             self._bind(layer.input)
@@ -121,11 +121,12 @@ class _Walk:
     def _joined(self, operands: list[Node], node: Node) -> Channels | None:
         """The channels of tensors that are added up, or put one behind the other along another axis."""
         found = [self.channels[operand] for operand in operands if operand in self.channels]
-        sizes = {operand.meta["shape"][channels.place.axis] for operand, channels in zip(operands, found, strict=False)}
-        if len(found) < len(operands) or len({channels.place for channels in found}) > 1 or len(sizes) > 1:
+        if len(found) < len(operands) or len({channels.place for channels in found}) > 1:
             return None
         if len({len(operand.meta["shape"]) for operand in [*operands, node]}) > 1:
             return None  # the axes are not the same ones
+        if len({len(channels.numbers) for channels in found}) > 1:
+            return None
         for other in found[1:]:
             self._join(found[0].numbers, other.numbers)
         return found[0]

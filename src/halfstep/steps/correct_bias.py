@@ -107,12 +107,13 @@ def outputs(walk: Walk, layer: WeightedLayer) -> Iterator[tuple[Tensor, Tensor]]
     for pair in walk.pairs(layer.input):
         with torch.no_grad():
             found = operator(pair.float, weight), operator(pair.quantized, quantized)
-        yield _channels_first(found[0], operator.num_axes), _channels_first(found[1], operator.num_axes)
+        axis = layer.channel_axis(layer.node)
+        yield _channels_first(found[0], axis), _channels_first(found[1], axis)
 
 
-def _channels_first(output: Tensor, num_axes: int) -> Tensor:
+def _channels_first(output: Tensor, axis: int) -> Tensor:
     """A layer's output as [C_out, anything]."""
-    channels = output.movedim(1 if num_axes else -1, 0)
+    channels = output.movedim(axis, 0)
     return channels.reshape(len(channels), -1)
 
 

@@ -28,7 +28,7 @@ from torch.fx import GraphModule, Node
 
 from halfstep.errors import CalibrationError
 from halfstep.graph.chains import Chain, chains
-from halfstep.graph.channels import has_own_parameters, scale_channels
+from halfstep.graph.channels import channel_rows, has_own_parameters, scale_channels
 from halfstep.graph.edit import attribute, finish, set_parameter
 from halfstep.graph.names import operator_name
 from halfstep.graph.operators import WeightedLayer, weighted_layers
@@ -116,7 +116,7 @@ def _measured(graph: GraphModule, sources: set[Node], context: Context) -> dict[
     counts: dict[Node, int] = {}
 
     def see(num_real: int, num_run: int, node: Node, x: Tensor) -> Tensor:
-        rows = x[: len(x) * num_real // num_run].flatten(0, -2)
+        rows = channel_rows(x if x.ndim == 1 else x[: len(x) * num_real // num_run], -1)
         ends = rows.aminmax(dim=0)
         if not bool(torch.isfinite(ends.min + ends.max).all()):
             raise broken_at(node)

@@ -103,8 +103,7 @@ def split(weight: Tensor, axis: int, num_new: int, step: Tensor) -> tuple[Tensor
 
 def _repeat_channels(graph: GraphModule, layer: WeightedLayer, sources: list[int]) -> None:
     """Put an `index_select` between the layer and its input."""
-    rank = len(layer.input.meta["shape"])
-    axis = rank - 1 if operator_name(layer.node) == "linear" else 1
+    axis = layer.channel_axis(layer.input)
     path = f"{str(layer.weight.target).rpartition('.')[0]}.split_channels".lstrip(".")
     put(graph, path, torch.tensor(sources))
     with graph.graph.inserting_before(layer.node):
