@@ -219,7 +219,7 @@ def _is_single(node: object) -> bool:
     """Whether a tensor is all of a batch of one, without the batch's axis."""
     if not isinstance(node, Node) or str(node.target) != "aten.squeeze.dim":
         return False
-    return node.args[1] == 0 and bool(_value(node.args[0]).shape[0] == 1)
+    return bool(node.args[1] == 0 and _value(node.args[0]).shape[0] == 1)
 
 
 _REWRITES: dict[str, Callable[[Node], Node | None]] = {

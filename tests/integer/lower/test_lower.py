@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -297,3 +298,43 @@ def test_a_batch_norm_on_the_positions_of_a_linear_layer_becomes_a_table(num_fea
         found = dequantize_outputs(program := hs.lower(result), run(program, quantize_inputs(program, inputs)))[0]
     assert zoo.relative(found, expected) < 0.03  # a step of 8 bits and one of 16, of a range of some 8 deviations
     assert any(operator.kind == "lookup" for operator in result.record.program.operators)
+
+
+class Through(nn.Module):
+    """A function of two layers, the steps between them and a stored tensor."""
+
+    def __init__(self, function: Callable[[Through, Tensor], Tensor], last: nn.Module, stored: tuple[int, ...] = ()) -> None:
+        super().__init__()
+        self.function, self.first, self.last, self.norm = function, nn.Linear(8, 8), last, nn.BatchNorm1d(8)
+        self.norm.running_mean, self.norm.running_var = torch.randn(8), torch.rand(8) + 0.5
+        self.stored = nn.Parameter(torch.randn(stored))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self, x)
+
+
+def _normalized_flat(model: Through, x: Tensor) -> Tensor:
+    flat = model.norm(model.first(x).flatten(0, 1)).relu()  # samples and positions share the axis: their channels are the last one
+    return model.last(flat).view(x.shape[0], 8, 8)
+
+
+def _positions_first(model: Through, x: Tensor) -> Tensor:
+    turned = torch.maximum(model.first(x.permute(1, 0, 2)), model.stored)  # the batch is the second axis, the stored tensor's are positions
+    return model.last(turned).permute(1, 0, 2)
+
+
+@pytest.mark.parametrize(("function", "stored"), [(_normalized_flat, ()), (_positions_first, (8, 1, 1))])
+def test_a_table_knows_which_axes_a_sample_has(function: Callable[[Through, Tensor], Tensor], stored: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    model, inputs = Through(function, nn.Linear(8, 8), stored).eval(), torch.randn(32, 8, 8)
+    program = hs.lower(hs.quantize(model, inputs, "int8"))
+    found = dequantize_outputs(program, run(program, quantize_inputs(program, inputs)))[0]
+    with torch.no_grad():
+        assert zoo.relative(found, model(inputs)) < 0.03  # two roundings to 8 bits; along the wrong axis it is 0.8
+
+
+def test_a_convolution_across_the_samples_of_a_batch_has_no_integer_form() -> None:
+    torch.manual_seed(0)
+    model = Through(lambda model, x: model.last(model.first(x.permute(1, 0, 2)).relu()).permute(1, 0, 2), nn.Conv1d(16, 16, 3, padding=1))
+    with pytest.raises(LoweringError, match="across the samples of a batch"):
+        hs.lower(hs.quantize(model.eval(), torch.randn(32, 8, 8).split(16), "int8"))

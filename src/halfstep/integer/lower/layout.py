@@ -34,6 +34,12 @@ class Layout:
         shared = () if self.is_alone else (self.outer * self.inner,)
         return (*shape[: self.axis], *shared, *shape[self.axis + 1 :])
 
+    def batch(self, sample: tuple[int, ...], batch_size: int) -> tuple[int, ...]:
+        """The shape of a tensor that holds ``batch_size`` samples: the inverse of `sample`."""
+        if self.is_alone:
+            return (*sample[: self.axis], batch_size, *sample[self.axis :])
+        return (*sample[: self.axis], batch_size * sample[self.axis], *sample[self.axis + 1 :])
+
     def to_samples(self, x: Tensor) -> Tensor:
         """[batch, *sample]."""
         shape = tuple(x.shape)

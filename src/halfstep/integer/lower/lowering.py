@@ -89,6 +89,15 @@ class Lowering:
             raise NoIntegerFormError("it works across the samples of a batch")
         return axis - (layout.is_alone and axis > layout.axis)
 
+    def image(self, node: object, num_axes: int) -> Value:
+        """The value of an operand of channels and ``num_axes`` axes of an image; `NoIntegerFormError` where the batch is among these."""
+        x = self.input(node)
+        if len(x.shape) != num_axes + 1:
+            raise NoIntegerFormError("the batch shares its axis with something else")
+        for axis in range(-num_axes, 0):
+            self.axis(node, axis)  # type: ignore[arg-type]
+        return x
+
     def input(self, node: object) -> Value:
         """The value an operand is; `NoIntegerFormError` where it has no grid."""
         if not isinstance(node, Node) or node not in self.names:

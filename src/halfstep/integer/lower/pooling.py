@@ -29,9 +29,8 @@ def lower_requantize(lowering: Lowering, node: Node, target: Target) -> str:
 
 def lower_max_pool(lowering: Lowering, node: Node, target: Target) -> str:
     """A `MaxPool`, on the grid of its input."""
-    x = lowering.input(node.args[0])
     num_axes = int(operator_name(node)[-2])
-    _refuse_other_rank(x, num_axes)
+    x = lowering.image(node.args[0], num_axes)
     kernel, stride, padding, dilation = _geometry(node, num_axes, ("kernel_size", "stride", "padding", "dilation"))
     reach = tuple(d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True))
     frame = _frame(x.shape[1:], target.shape[1:], reach, stride, padding)
@@ -41,9 +40,8 @@ def lower_max_pool(lowering: Lowering, node: Node, target: Target) -> str:
 
 def lower_average_pool(lowering: Lowering, node: Node, target: Target) -> str:
     """An `AveragePool`."""
-    x = lowering.input(node.args[0])
     num_axes = int(operator_name(node)[-2])
-    _refuse_other_rank(x, num_axes)
+    x = lowering.image(node.args[0], num_axes)
     kernel, stride, padding = _geometry(node, num_axes, ("kernel_size", "stride", "padding"))
     frame = _frame(x.shape[1:], target.shape[1:], kernel, stride, padding)
     includes_padding = bool(argument(node, "count_include_pad", True))
@@ -59,9 +57,8 @@ def lower_average_pool(lowering: Lowering, node: Node, target: Target) -> str:
 
 def lower_adaptive_pool(lowering: Lowering, node: Node, target: Target) -> str:
     """Windows of equal size, or the mean over everything."""
-    x = lowering.input(node.args[0])
     num_axes = int(operator_name(node)[-2])
-    _refuse_other_rank(x, num_axes)
+    x = lowering.image(node.args[0], num_axes)
     sizes, places = x.shape[1:], target.shape[1:]
     if any(size % place for size, place in zip(sizes, places, strict=True)):
         raise NoIntegerFormError("its windows differ in size")
@@ -130,8 +127,3 @@ def _frame(
     """(before, after) of each axis: as much after the end as the last window of an output of ``places`` entries needs."""
     ends = [(place - 1) * s + r - size - p for size, place, r, s, p in zip(sizes, places, reach, stride, padding, strict=True)]
     return tuple((p, max(0, end)) for p, end in zip(padding, ends, strict=True))
-
-
-def _refuse_other_rank(x: Value, num_axes: int) -> None:
-    if len(x.shape) != num_axes + 1:
-        raise NoIntegerFormError("the batch shares its axis with something else")

@@ -108,20 +108,25 @@ def _only_source(lowering: Lowering, node: Node) -> tuple[Node, set[Node]]:
 def _evaluated(lowering: Lowering, node: Node, source: Node, x: Value, reals: Tensor, counts: set[int]) -> tuple[Tensor, int]:
     """The chain on every real number a code can stand for, and the axis along which it differs.
 
-    [1, codes], or [channels, codes] where stored tensors differ along the first (0) or the last (-1) axis. counts: of channels that
-    batch norms and PReLUs find on the first axis.
+    [1, codes], or [channels, codes] where stored tensors differ along the first (0) or the last (-1) axis of a sample. counts: of channels
+    that batch norms and PReLUs find on axis 1 of the network's tensor. Where the batch shares its axis, all of that axis is evaluated.
     """
-    num_axes = len(x.shape)
+    num_axes, layout = len(x.shape), lowering.layout(source)
     for axis in (0, -1) if num_axes > 1 else (0,):
-        sizes = [1] * num_axes
-        if num_axes:
-            sizes[axis] = x.shape[axis]
-        if counts - set(sizes[:1]):
+        kept = {axis % num_axes} if num_axes else set()
+        kept |= set() if layout.is_alone else {layout.axis}
+        sizes = tuple(size if index in kept else 1 for index, size in enumerate(x.shape))
+        samples = reals.view([-1] + [1] * num_axes).expand(-1, *sizes)
+        inputs = layout.from_samples(samples, layout.batch(sizes, len(reals)))
+        if counts - set(inputs.shape[1:2]):
             continue
-        inputs = reals.view([-1] + [1] * num_axes).expand(-1, *sizes)
         found = lowering.seen.evaluate(node, {source: inputs})
-        if found.shape == inputs.shape:
-            rows = found.reshape(len(reals), -1).T.contiguous()
+        if found.shape != inputs.shape:
+            continue
+        by_sample = layout.to_samples(found).reshape(len(reals), *(sizes or (1,)))
+        rows = by_sample.movedim(axis % by_sample[0].ndim + 1, 0).reshape(by_sample.shape[1:][axis], len(reals), -1).transpose(1, 2)
+        if torch.equal(rows, rows[:, :1].expand_as(rows)):
+            rows = rows[:, 0].contiguous()
             is_one = torch.equal(rows, rows[:1].expand_as(rows))
             return (rows[:1], 0) if is_one else (rows, axis)
     raise NoIntegerFormError("it differs from place to place")

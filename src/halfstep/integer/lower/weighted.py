@@ -22,7 +22,8 @@ def lower_weighted(lowering: Lowering, node: Node, target: Target) -> str:
     """A `Conv`, `ConvTranspose` or `Linear`."""
     layer = weighted_layer(node)
     assert layer is not None
-    x = lowering.input(layer.input)
+    x = lowering.image(layer.input, layer.num_axes) if layer.num_axes else lowering.input(layer.input)
+    lowering.axis(layer.input, layer.channel_axis(layer.input))
     weight, scale = _weight(lowering, layer)
     output_scales = scale * x.scale  # of the accumulator, [1] or [C]
     value = target.value(float(output_scales.max()))
@@ -60,7 +61,6 @@ def _operator(
     start = (layer.name, (x.name,), value.name, rescale, *codes, weight)
     if layer.is_transposed:
         geometry = linear_operator(layer, weight.shape[2:])
-        _refuse_other_rank(x, len(geometry.stride))
         return ConvTranspose(
             *start, bias, geometry.stride, geometry.padding, geometry.output_padding, geometry.dilation, layer.groups
         )  # fmt: skip
@@ -68,12 +68,6 @@ def _operator(
     if weight.ndim == 2:
         return Linear(*start, folded)
     geometry = linear_operator(layer, weight.shape[2:])
-    _refuse_other_rank(x, len(geometry.stride))
     ends = geometry.end_padding or (0,) * len(geometry.padding)
     padding = tuple((size, size + extra) for size, extra in zip(geometry.padding, ends, strict=True))
     return Conv(*start, folded, geometry.stride, padding, geometry.dilation, layer.groups)
-
-
-def _refuse_other_rank(x: Value, num_axes: int) -> None:
-    if len(x.shape) != num_axes + 1:
-        raise NoIntegerFormError("the batch shares its axis with something else")
