@@ -53,7 +53,7 @@ def test_scales_by_hand() -> None:
     assert torch.allclose(scale_of(result, "0.weight"), weight.abs().amax(1) / 127, rtol=1e-6)
 
 
-def test_a_dead_channel_takes_the_largest_scale_and_stays_zero() -> None:
+def test_a_dead_channel_without_a_bias_takes_the_largest_scale_and_stays_zero() -> None:
     result = zoo.quantized("dead_channel")
     scale = scale_of(result, "0.weight")
     assert scale[2] == scale.max() > 0
@@ -73,6 +73,49 @@ def test_a_weight_that_is_all_zero() -> None:
     with torch.no_grad():
         # every input gives the same output: one bias code (far below a step), one activation code and the second layer's codes
         assert zoo.relative(run(result.model, (x,)), model(x)) <= 0.05
+
+
+@pytest.mark.parametrize("recipe", ["int8", "int8-per-tensor", "w4a8", "lattice-w4-g32"])
+def test_the_bias_of_zero_weights_is_kept_behind_large_inputs(recipe: str) -> None:
+    """All that the layer puts out: on the grid of a scale of 1 it would be 0. Half a code of 2^16 is 2^-17 of it."""
+    model = nn.Sequential(nn.Linear(4, 3)).eval()
+    with torch.no_grad():
+        model[0].weight.zero_()
+        model[0].bias.copy_(torch.tensor([0.3, -0.2, 0.0]))
+    graph = hs.quantize(model, torch.randn(64, 4) * 100, recipe).model
+    assert torch.allclose(run(graph, (torch.randn(2, 4) * 100,)), model[0].bias.detach().expand(2, -1), rtol=2**-16, atol=0)
+
+
+def test_the_bias_of_a_channel_of_zeros_is_kept_beside_large_weights() -> None:
+    """2-bit weights of 40 put their accumulator on a grid of about 30; the channel of zeros beside them has one of its own."""
+    model = nn.Sequential(nn.Linear(4, 3)).eval()
+    with torch.no_grad():
+        model[0].weight.mul_(80)[1] = 0
+        model[0].bias[1] = 0.3
+    inputs = torch.randn(64, 4) * 100
+    result = hs.quantize(model, inputs, "lattice-w2a8")
+    assert run(result.model, (inputs,))[:, 1].tolist() == pytest.approx([0.3] * 64, rel=2**-16)
+    scale = scale_of(result, "0.weight")
+    assert 0 < scale[1] < scale.max()
+
+
+@pytest.mark.parametrize("mode", ["fixed_point_32", "fixed_point_16", "single_shift", "double_shift"])
+def test_zero_weights_in_every_requantization(mode: str) -> None:
+    """Layer and channel of zeros, one of their biases far smaller than the others: the program computes what was simulated."""
+    model = nn.Sequential(nn.Conv2d(2, 4, 1), nn.ReLU(), nn.Conv2d(4, 3, 1), nn.ReLU6(), nn.Conv2d(3, 2, 1)).eval()
+    with torch.no_grad():
+        model[0].weight[1], model[0].bias[1] = 0, 1e-7
+        model[2].weight.zero_()
+        model[2].bias.copy_(torch.tensor([0.3, 0.001, 0]))
+    inputs = torch.randn(16, 2, 5, 5) * 100
+    recipe = Recipe.load("int8")
+    recipe = recipe.model_copy(update={"scheme": recipe.scheme.model_copy(update={"requantization": mode})})
+    result = hs.quantize(model, inputs, recipe)
+    hs.lower(result)
+    record = result.record.program
+    assert record is not None and record.max_difference <= 1  # a tie that the simulation rounds to even
+    expected = model(inputs).detach()
+    assert zoo.relative(run(result.model, (inputs,)), expected) <= 0.02
 
 
 def test_a_large_bias_fits_into_32_bits() -> None:

@@ -9,10 +9,11 @@ The outputs of softmaxes need no statistics: their grid is laid over 0 .. 1, in 
 training has left at 0: they are exact on any grid. Rows of a stored table have the range of those that the data look up, widened to that of
 the whole table: calibration data meet few of a language's words.
 
-Two guards keep the integers sound. A channel (or group) of zeros has an empty range: it takes the largest scale of its tensor (1 if all are
-empty) and its codes are 0 whatever the scale. A bias must fit into int32 next to the products: where |bias| / (s_x s_w) would pass 2^30,
-the channel's s_w is raised until it does not (its weights are then so small that the bias decides the output). Where the scheme's
-requantization is a shift, the weights' scales are moved to ones that a shift can stand for (`shift_scales`).
+Two guards keep the integers sound. A channel (or group) of zeros has an empty range, and its codes are 0 whatever the scale: it takes the
+largest scale of its tensor, or a finer one with which the bias, all that such a channel puts out, has 2^16 codes. A bias must fit into
+int32 next to the products: where |bias| / (s_x s_w) would pass 2^30, the channel's s_w is raised until it does not (its weights are then so
+small that the bias decides the output). Where the scheme's requantization is a shift, the weights' scales are moved to ones that a shift
+can stand for (`shift_scales`).
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ from halfstep.steps.shift_scales import has_shifts, raised, shift_scale
 
 _RangeSpec = Annotated[Spec, AfterValidator(RANGES.checked)]
 _LARGEST_BIAS = 2**30
+_FINE_BIAS = 2**16  # codes of the bias of a row of zeros: half a code off is 2^-17 of it, less than half a step of any grid of 16 bits
+_SMALLEST_SCALE = 2.0**-100  # in float32, with room for the product with the input's scale
 _ZERO_TO_ONE = Range(torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64))
 
 
@@ -125,38 +128,64 @@ def _no_range(name: str) -> CalibrationError:
 
 
 def _calibrate_weights(graph: GraphModule, weight_range: AbstractRange, mode: Requantization) -> None:
-    fitted: dict[UniformQuantizer, tuple[Tensor, Tensor]] = {}
+    readers: dict[UniformQuantizer, list[WeightedLayer]] = {}
     for layer in weighted_layers(graph):
         quantizer = quantizer_of(layer.weight)
-        if not isinstance(quantizer, UniformQuantizer) or layer.weight.args[0].op != "get_attr":  # type: ignore[union-attr]
-            continue
-        if quantizer not in fitted:
-            weight = attribute(graph, behind_quantizer(layer.weight))
-            distribution = Distribution.of_tensor(weight, quantizer.grid.channel_axis, quantizer.grid.group_size)
-            scale, zero_point = weight_range.range(distribution, quantizer.grid).fit(quantizer.grid)
-            scale = _without_zeros(scale)
-            is_shift = has_shifts(mode, quantizer.grid)
-            fitted[quantizer] = shift_scale(graph, layer, scale, scale * 0, mode) if is_shift else scale, zero_point
-        scale, zero_point = fitted[quantizer]
-        least = least_scale(graph, layer)
-        fitted[quantizer] = raised(scale, least) if has_shifts(mode, quantizer.grid) else torch.maximum(scale, least), zero_point
-    for quantizer, (scale, zero_point) in fitted.items():
+        if isinstance(quantizer, UniformQuantizer) and behind_quantizer(layer.weight).op == "get_attr":
+            readers.setdefault(quantizer, []).append(layer)
+    for quantizer, layers in readers.items():
+        weight = attribute(graph, behind_quantizer(layers[0].weight))
+        distribution = Distribution.of_tensor(weight, quantizer.grid.channel_axis, quantizer.grid.group_size)
+        scale, zero_point = weight_range.range(distribution, quantizer.grid).fit(quantizer.grid)
+        scale = _without_zeros(scale, [_zero_scale(graph, layer) for layer in layers])
+        is_shift = has_shifts(mode, quantizer.grid)
+        if is_shift:
+            scale = shift_scale(graph, layers[0], scale, scale * 0, mode)
+        for layer in layers:
+            least = least_scale(graph, layer)
+            scale = raised(scale, least) if is_shift else torch.maximum(scale, least)
         quantizer.set(scale.view(quantizer.scale.shape), zero_point.view(quantizer.scale.shape))
 
 
-def _without_zeros(scale: Tensor) -> Tensor:
-    """Scales, one after the other, with those of empty ranges replaced by the largest, or by 1."""
-    largest = scale.max()
-    return torch.where(scale > 0, scale, largest if largest > 0 else torch.ones_like(largest))
+def _without_zeros(scale: Tensor, fine: list[Tensor]) -> Tensor:
+    """Scales, one after the other, with those of empty ranges replaced by the largest, or finer ones; by 1 where nothing asks for any.
+
+    fine: for every layer that reads the weight, what `_zero_scale` found.
+    """
+    chosen = torch.where(scale > 0, scale, torch.inf)
+    largest = scale.max() if bool((scale > 0).any()) else torch.inf
+    for found in fine:
+        chosen = torch.where(scale > 0, scale, torch.minimum(chosen, found.clamp(max=largest)))
+    is_open = torch.isinf(chosen)
+    widest = chosen[~is_open].max() if bool((~is_open).any()) else torch.ones_like(scale[0])
+    return torch.where(is_open, widest, chosen)
+
+
+def _zero_scale(graph: GraphModule, layer: WeightedLayer) -> Tensor:
+    """The weight scale [C] (or [1]) of rows of zeros with which the layer's bias, all that such a row puts out, has `_FINE_BIAS` codes.
+
+    Biases that are far smaller than the layer's largest one have fewer, so that one shift can go on serving all channels. Infinite where
+    the bias is 0 or does not lie on the accumulator's grid: any scale will do.
+    """
+    found = _bias_scale(graph, layer, _FINE_BIAS)
+    if found is None:
+        return torch.full((1,), torch.inf, dtype=torch.float64)
+    return torch.where(found > 0, found.clamp(min=max(float(found.max()) / _FINE_BIAS, _SMALLEST_SCALE)), torch.inf)
 
 
 def least_scale(graph: GraphModule, layer: WeightedLayer, stored: Tensor | None = None) -> Tensor:
     """The smallest weight scale [C] (or [1] per tensor) with which the layer's bias, or a new one to be ``stored``, fits its grid."""
+    found = _bias_scale(graph, layer, _LARGEST_BIAS, stored)
+    return torch.zeros(1, dtype=torch.float64) if found is None else found
+
+
+def _bias_scale(graph: GraphModule, layer: WeightedLayer, code: int, stored: Tensor | None = None) -> Tensor | None:
+    """The weight scale with which the magnitude of each bias becomes ``code``; None where the bias has no grid."""
     bias, source = quantizer_of(layer.bias), quantizer_of(layer.input)
     if bias is None or not isinstance(source, UniformQuantizer):
-        return torch.zeros(1, dtype=torch.float64)
+        return None
     stored = attribute(graph, behind_quantizer(layer.bias)) if stored is None else stored  # type: ignore[arg-type]
     magnitude = stored.double().abs()
     if bias.grid.channel_axis is None:
         magnitude = magnitude.max().view(1)
-    return magnitude / (source.scale.double() * _LARGEST_BIAS)
+    return magnitude / (source.scale.double() * code)
