@@ -102,5 +102,6 @@ class RefitOfGroups(AbstractRefit):
 
 
 def _where_better(best: Tensor, scale: Tensor) -> Tensor:
-    is_better = torch.isfinite(best) & (best > 0) & ((best / scale - 1).abs() > NEGLIGIBLE)
+    stored = best.float()  # a quotient of next to nothing is infinite, or 0, there
+    is_better = torch.isfinite(stored) & (stored > 0) & ((best / scale - 1).abs() > NEGLIGIBLE)
     return torch.where(is_better, best, scale)
