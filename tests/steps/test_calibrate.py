@@ -142,17 +142,48 @@ def test_a_shared_layer_fits_both_of_its_inputs() -> None:
     assert zoo.relative(run(result.model, inputs), zoo.eager("shared", inputs)[0]) <= 0.1
 
 
-def test_activations_that_are_always_zero_are_refused_with_the_way_out() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()
+def _dead(clip: nn.Module) -> nn.Module:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), clip, nn.Conv2d(4, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
     with torch.no_grad():
         model[0].weight.zero_()
         model[0].bias.fill_(-1)
-    with pytest.raises(CalibrationError, match=r"output of '1' is 0 for every calibration input.*pattern: '1', activations: float"):
-        hs.quantize(model, torch.randn(8, 3, 4, 4))
-    recipe = Recipe.load("int8")
+    return model
+
+
+def strict(recipe: Recipe) -> Recipe:
+    steps = tuple({"calibrate": {"strict": True}} if "calibrate" in step else step for step in recipe.steps)
+    return recipe.model_copy(update={"steps": steps})
+
+
+def test_activations_that_are_always_zero_are_refused_with_the_way_out_where_that_is_asked_for() -> None:
+    model, recipe = _dead(nn.ReLU()), strict(Recipe.load("int8"))
+    with pytest.raises(CalibrationError, match=r"0 for every calibration input.*'1'.*pattern: '1', activations: float"):
+        hs.quantize(model, torch.randn(8, 3, 4, 4), recipe)
     scheme = recipe.scheme.model_copy(update={"overrides": (hs.Recipe.parse({"name": "x", "steps": [], "scheme": {
         "overrides": [{"pattern": "1", "activations": "float"}]}}).scheme.overrides)})  # fmt: skip
     hs.quantize(model, torch.randn(8, 3, 4, 4), recipe.model_copy(update={"scheme": scheme}))  # the way out is one
+
+
+@pytest.mark.parametrize(
+    ("clip", "largest"), [(nn.ReLU6(), 6.0), (nn.Hardtanh(0, 2.5), 2.5), (nn.ReLU(), None)], ids=["relu6", "clip", "relu"]
+)
+def test_tensors_that_are_always_zero_hold_what_they_could(clip: nn.Module, largest: float | None, tmp_path: Path) -> None:
+    """A clip's bound, or the operand's grid; the run goes on to a verified file and a program, and the report names the tensor."""
+    model, inputs = _dead(clip), torch.randn(8, 3, 4, 4)
+    result = hs.quantize(model, inputs, "int8")
+    assert any("1 tensor(s) were 0 for every calibration input: '1'" in note for note in result.record.notes)
+    source = quantizer_named(result, "input")
+    expected = largest or float((source.grid.maximum - source.zero_point) * source.scale)
+    assert 255 * float(scale_of(result, "1")) == pytest.approx(expected, rel=1e-6) and float(quantizer_named(result, "1").zero_point) == 0
+    assert zoo.relative(run(result.model, (inputs,)), model(inputs).detach()) <= 0.02
+    hs.lower(result)
+    assert result.record.program is not None and result.record.program.max_difference <= 1
+    hs.export.onnx(result, tmp_path / "dead.onnx")
+
+
+def test_an_input_that_is_always_zero_has_a_scale_of_1() -> None:
+    result = hs.quantize(nn.Sequential(nn.Linear(4, 3)), torch.zeros(8, 4), "int8")
+    assert float(scale_of(result, "input")) == 1 and float(quantizer_named(result, "input").zero_point) == 128
 
 
 def test_constant_activations_that_are_not_zero_are_fine() -> None:

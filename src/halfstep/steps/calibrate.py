@@ -7,7 +7,8 @@ ends with an average of a map of scores, nearly all of these are small, the leas
 
 The outputs of softmaxes need no statistics: their grid is laid over 0 .. 1, in steps of 1/255 at 8 bits; and so is that of parameters which
 training has left at 0: they are exact on any grid. Rows of a stored table have the range of those that the data look up, widened to that of
-the whole table: calibration data meet few of a language's words.
+the whole table: calibration data meet few of a language's words. A tensor that is 0 for every calibration input has the range of what it
+could hold (`possible_range`), and a note in the report.
 
 Two guards keep the integers sound. A channel (or group) of zeros has an empty range, and its codes are 0 whatever the scale: it takes the
 largest scale of its tensor, or a finer one with which the bias, all that such a channel puts out, has 2^16 codes. A bias must fit into
@@ -25,7 +26,7 @@ from pydantic import AfterValidator
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from halfstep.errors import CalibrationError, GraphError
+from halfstep.errors import CalibrationError, GraphError, first_few
 from halfstep.graph.edges import activation_quantizers, behind_quantizer, quantizer_of, rounded_tensors, unquantized
 from halfstep.graph.edit import attribute
 from halfstep.graph.masking import is_probability
@@ -36,11 +37,13 @@ from halfstep.quantizers import AccumulatorQuantizer, UniformQuantizer, quantize
 from halfstep.ranges import RANGES, AbstractRange, Distribution, Histogram, Range
 from halfstep.registry import Spec
 from halfstep.steps.abstract import STEPS, AbstractStep, Context
+from halfstep.steps.possible_range import possible_range
 from halfstep.steps.scheme import Requantization
 from halfstep.steps.shift_scales import has_shifts, raised, shift_scale
 
 _RangeSpec = Annotated[Spec, AfterValidator(RANGES.checked)]
 _LARGEST_BIAS = 2**30
+_NAMED = 8  # tensors in a note or an error
 _FINE_BIAS = 2**16  # codes of the bias of a row of zeros: half a code off is 2^-17 of it, less than half a step of any grid of 16 bits
 _SMALLEST_SCALE = 2.0**-100  # in float32, with room for the product with the input's scale
 _ZERO_TO_ONE = Range(torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64))
@@ -51,7 +54,7 @@ _ZERO_TO_ONE = Range(torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=to
 class Calibrate(AbstractStep):
     """weights, activations, scores: the range estimator of each, as its name or ``{name: {option: value}}``.
 
-    Without one of their own scores have that of activations.
+    Without one of their own scores have that of activations. strict: whether a tensor that is 0 for every calibration input is an error.
     """
 
     quantizes: ClassVar[bool] = True
@@ -59,45 +62,62 @@ class Calibrate(AbstractStep):
     weights: _RangeSpec = "mse"
     activations: _RangeSpec = "mse"
     scores: _RangeSpec | None = None
+    strict: bool = False
 
     def full_spec(self) -> Spec:
         """With the options of all range estimators written out."""
         given = {role: getattr(self, role) for role in ("weights", "activations", "scores")}
-        return {self.name: {role: None if spec is None else RANGES.create(spec).full_spec() for role, spec in given.items()}}
+        ranges = {role: None if spec is None else RANGES.create(spec).full_spec() for role, spec in given.items()}
+        return {self.name: {**ranges, "strict": self.strict}}
 
     def needs(self, graph: GraphModule) -> set[str]:
         """The tensors that an activation quantizer rounds: the report shows all, also those whose grid another one owns."""
         return {str(unquantized(node).meta["name"]) for node in rounded_tensors(graph) if node.op != "get_attr"}
 
     def apply(self, graph: GraphModule, context: Context) -> GraphModule:
-        """Set scales and zero points and switch every quantizer on."""
-        activation_range: AbstractRange = RANGES.create(self.activations)
-        score_range: AbstractRange = activation_range if self.scores is None else RANGES.create(self.scores)
-        scores = {str(node.target) for node in find_scores(graph) if quantizer_of(node) is not None}
-        for path, node in activation_quantizers(graph).items():
-            quantizer = graph.get_submodule(path)
-            assert isinstance(quantizer, UniformQuantizer)
-            if node.op == "get_attr":
-                distribution = Distribution.of_tensor(attribute(graph, node))
-            else:
-                distribution = context.statistics.histograms[str(unquantized(node).meta["name"])].distribution()
-            is_zero = float(distribution.minimum) == float(distribution.maximum) == 0.0
-            if is_zero and node.op != "get_attr":  # what depends on parameters alone was stored at capture
-                raise _no_range(str(node.meta["name"]))
-            value_range = score_range if path in scores else activation_range
-            has_unit_range = is_zero or is_probability(node)
-            chosen = _ZERO_TO_ONE if has_unit_range else value_range.range(distribution, quantizer.grid)
-            table = _table(graph, node)
-            if table is not None:
-                chosen = _around(chosen, value_range.range(table, quantizer.grid))
-            scale, zero_point = chosen.fit(quantizer.grid)
-            quantizer.set(scale.squeeze(0), zero_point.squeeze(0))
+        """Set scales and zero points and switch every quantizer on; `CalibrationError` on tensors that are always 0, if ``strict``."""
+        self._calibrate_activations(graph, context)
         context.weight_range = RANGES.create(self.weights)
         _calibrate_weights(graph, context.weight_range, context.scheme.requantization)
         for _, quantizer in quantizers(graph):
             if isinstance(quantizer, AccumulatorQuantizer):
                 quantizer.is_enabled = True
         return graph
+
+    def _calibrate_activations(self, graph: GraphModule, context: Context) -> None:
+        activation_range: AbstractRange = RANGES.create(self.activations)
+        score_range: AbstractRange = activation_range if self.scores is None else RANGES.create(self.scores)
+        scores = {str(node.target) for node in find_scores(graph) if quantizer_of(node) is not None}
+        dead: list[str] = []
+        for path, node in activation_quantizers(graph).items():
+            quantizer = graph.get_submodule(path)
+            assert isinstance(quantizer, UniformQuantizer)
+            is_parameter = node.op == "get_attr"  # what depends on parameters alone was stored at capture
+            if is_parameter:
+                distribution = Distribution.of_tensor(attribute(graph, node))
+            else:
+                distribution = context.statistics.histograms[str(unquantized(node).meta["name"])].distribution()
+            is_zero = float(distribution.minimum) == float(distribution.maximum) == 0.0
+            value_range = score_range if path in scores else activation_range
+            if is_probability(node) or (is_zero and is_parameter):
+                chosen = _ZERO_TO_ONE
+            elif is_zero:
+                dead.append(str(node.meta["name"]))
+                chosen = possible_range(node, quantizer.grid)
+            else:
+                chosen = value_range.range(distribution, quantizer.grid)
+            table = _table(graph, node)
+            if table is not None:
+                chosen = _around(chosen, value_range.range(table, quantizer.grid))
+            scale, zero_point = chosen.fit(quantizer.grid)
+            quantizer.set(scale.squeeze(0), zero_point.squeeze(0))
+        if dead and self.strict:
+            raise _no_range(dead)
+        if dead:
+            context.notes.append(
+                f"{len(dead)} tensor(s) were 0 for every calibration input: {_named(dead)}. Their grids hold what they could: a clip's "
+                "bounds, or what their operands hold; 'strict: true' of the step 'calibrate' makes this an error."
+            )
 
     def ensures(self, graph: GraphModule) -> None:
         """Every quantizer is calibrated and switched on."""
@@ -120,11 +140,15 @@ def _around(first: Range, second: Range) -> Range:
     return Range(torch.minimum(first.minimum, second.minimum), torch.maximum(first.maximum, second.maximum))
 
 
-def _no_range(name: str) -> CalibrationError:
+def _no_range(names: list[str]) -> CalibrationError:
     return CalibrationError(
-        f"The output of '{name}' is 0 for every calibration input, so it has no range. Calibrate with data that reach it, "
-        f"or leave it in float with an override in the recipe's scheme: {{pattern: '{name}', activations: float}}."
+        f"0 for every calibration input, so that no range can be found: {_named(names)}. Calibrate with data that reach them, leave them "
+        f"in float with an override in the recipe's scheme, {{pattern: '{names[0]}', activations: float}}, or calibrate without 'strict'."
     )
+
+
+def _named(names: list[str]) -> str:
+    return first_few([f"'{name}'" for name in names], _NAMED)
 
 
 def _calibrate_weights(graph: GraphModule, weight_range: AbstractRange, mode: Requantization) -> None:

@@ -1,0 +1,76 @@
+"""What a tensor could hold that was 0 for every calibration input.
+
+    a clip                          its bounds; where one of them is missing, its operand within them
+    anything else                   the widest of its operands: what their grids hold, or, where they have none, their own operands
+    nothing with a grid before it   the codes themselves, a scale of 1
+
+It is a guess: the network computes the calibration inputs with any of them, and what other inputs bring is most likely of the size of what
+stands before.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch.fx import Node
+
+from halfstep.graph.chains import clip_bounds
+from halfstep.graph.edges import quantizer_of
+from halfstep.graph.operators import Role, is_float_tensor, role_of
+from halfstep.grid import Grid
+from halfstep.quantizers import UniformQuantizer
+from halfstep.ranges import Range
+
+_Bounds = tuple[float, float]
+
+
+def possible_range(node: Node, grid: Grid) -> Range:
+    """Of one row, for the quantizer on ``grid`` of what ``node`` computes; the quantizers before it have their scales."""
+    low, high = _held(node, {}) or _codes(grid, is_positive=_limits(node)[0] >= 0)
+    return Range(*(torch.tensor([bound], dtype=torch.float64) for bound in (low, high)))
+
+
+def _held(node: Node, known: dict[Node, _Bounds | None]) -> _Bounds | None:
+    """The least and the largest value; None where no grid stands before ``node`` and it is no clip with two bounds."""
+    if node not in known:
+        known[node] = _of_grid(node) or _within(_limits(node), _of_operands(node, known))
+    return known[node]
+
+
+def _of_grid(node: Node) -> _Bounds | None:
+    """What the codes of a quantizer stand for."""
+    quantizer = quantizer_of(node)
+    if not isinstance(quantizer, UniformQuantizer) or not quantizer.is_calibrated or quantizer.scale.numel() != 1:
+        return None
+    scale, zero_point, grid = float(quantizer.scale), float(quantizer.zero_point), quantizer.grid
+    return (grid.minimum - zero_point) * scale, (grid.maximum - zero_point) * scale
+
+
+def _of_operands(node: Node, known: dict[Node, _Bounds | None]) -> _Bounds | None:
+    operands = [operand for operand in node.all_input_nodes if node.op.startswith("call") and operand.op != "get_attr"]
+    found = [held for operand in operands if is_float_tensor(operand) and (held := _held(operand, known)) is not None]
+    return (min(low for low, _ in found), max(high for _, high in found)) if found else None
+
+
+def _limits(node: Node) -> _Bounds:
+    """Of a clip; infinite where it has none, or tensors."""
+    is_clip = node.op.startswith("call") and role_of(node) is Role.CLIP and len(node.all_input_nodes) == 1
+    return clip_bounds(node) if is_clip else (-math.inf, math.inf)
+
+
+def _within(limits: _Bounds, held: _Bounds | None) -> _Bounds | None:
+    """``held`` within ``limits``, or both limits where they are finite; a positive one of the same size where nothing would be left."""
+    if all(map(math.isfinite, limits)):
+        return limits
+    if held is None:
+        return None
+    low, high = (min(max(bound, limits[0]), limits[1]) for bound in held)
+    size = max(map(abs, held))
+    return (low, high) if low < high else (max(limits[0], -size), min(limits[1], size))
+
+
+def _codes(grid: Grid, is_positive: bool) -> _Bounds:
+    """What the codes stand for with a scale of 1: half of them below 0 where the tensor may be negative and the grid can follow it."""
+    below = -grid.minimum if grid.symmetric else 0 if is_positive else grid.num_levels // 2
+    return float(-below), float(grid.num_levels - 1 - below)
