@@ -3,12 +3,33 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+
+_UNSEEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}  # categories of characters that steer a terminal or show nothing
+
+
+def visible(text: str) -> str:
+    """``text`` with every character that steers a terminal, or shows nothing, written out, as code points; lines and tabs stay.
+
+    Names that come from files are text like any other, and go through here before they are printed.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_written_out(char) if unicodedata.category(char) in _UNSEEN and char not in "\n\t" else char for char in text)
+
+
+def _written_out(char: str) -> str:
+    return char.encode("unicode_escape").decode("ascii")
 
 
 class HalfstepError(Exception):
     """Anything a user can mend. The command line prints its text alone and exits with status 1."""
+
+    def __str__(self) -> str:
+        """The message, printable whatever it quotes."""
+        return visible(super().__str__())
 
 
 class DataError(HalfstepError):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from halfstep.cli.terminal import complain, program, progress, say
+from halfstep.cli.terminal import complain, output, program, progress, say, table, tell
 
 
 class Terminal(io.StringIO):
@@ -47,6 +47,20 @@ def test_names_with_brackets_and_long_lines_are_printed_as_they_are(capsys: pyte
     out, err = capsys.readouterr()
     assert out == line + "\n"
     assert err == f"Error: {line}\n"
+
+
+def test_nothing_that_is_printed_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "\x1b[2J\x1b]0;title\x07[red]x[/green]\r\u202e"
+    say(name)
+    complain(name)
+    tell(name)
+    shown = table(name)
+    shown.add_row(name)
+    output().print(shown)
+    both = capsys.readouterr()
+    for text in (both.out, both.err):
+        assert not [char for char in text if char in "\x1b\x07\r\u202e"]
+        assert text.count("[red]x[/green]") == 2 if text is both.err else text.count("\\x1b[2J") >= 1
 
 
 def test_the_program_is_named_as_it_can_be_called(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -40,9 +40,9 @@ class Boundary(TyperGroup):
 def fail(message: str, status: int, is_debugged: bool) -> NoReturn:
     """Print ``message`` on standard error, after the traceback where asked for, and leave with ``status``."""
     if is_debugged:
-        errors().print(traceback.format_exc(), markup=False)
+        errors().print(traceback.format_exc())
     if status in (INTERRUPTED, TERMINATED):
-        errors().print(message, markup=False)
+        errors().print(message)
     else:
         complain(message)
     raise typer.Exit(status)

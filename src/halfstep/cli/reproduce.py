@@ -222,4 +222,4 @@ class _Lines:
         self._num_done = int(done)
         left = (time.monotonic() - self._started) / self._num_done * (total - self._num_done)
         minutes = f", about {left / 60:.0f} min left" if self._num_done < total else ""
-        errors().print(f"{study}: {self._num_done} of {total} runs{minutes}", markup=False)
+        errors().print(f"{study}: {self._num_done} of {total} runs{minutes}")

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from halfstep.files import atomic_path
+from halfstep.report.console import PlainConsole
 
 PIPE_WIDTH = 120  # columns of a table that no terminal limits
 
@@ -25,10 +25,10 @@ Report = Callable[[str, float, int | None], None]
 """How long work tells where it is: called with a phase, the steps done, and the steps in all (None: not known, or as before)."""
 
 
-def output() -> Console:
+def output() -> PlainConsole:
     """Standard output as it is now; made anew for each use, since tests and pipes replace it."""
     width = None if sys.stdout.isatty() else PIPE_WIDTH
-    return Console(highlight=False, emoji=False, width=width)
+    return PlainConsole(width=width)
 
 
 def table(*headers: str) -> Table:
@@ -39,19 +39,19 @@ def table(*headers: str) -> Table:
     return made
 
 
-def errors() -> Console:
+def errors() -> PlainConsole:
     """Standard error as it is now."""
-    return Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+    return PlainConsole(stderr=True, soft_wrap=True)
 
 
 def say(line: str) -> None:
-    """One plain line on standard output; square brackets in names are no markup."""
-    output().print(Text(line), soft_wrap=True)
+    """One line on standard output."""
+    output().print(line, soft_wrap=True)
 
 
 def tell(line: str) -> None:
     """One line of news from a long run, on standard error."""
-    errors().print(line, markup=False)
+    errors().print(line)
 
 
 def write_json(value: Any, path: Path) -> None:
@@ -74,14 +74,14 @@ def progress() -> Iterator[Report | None]:
         return
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+    with Progress(*columns, console=PlainConsole(stderr=True), transient=True) as bars:
         tasks: dict[str, TaskID] = {}
 
         def report(phase: str, done: float, total: int | None) -> None:

@@ -6,10 +6,12 @@ import html
 import re
 from collections.abc import Iterable
 
+from halfstep.errors import visible
+
 
 def text(value: object) -> str:
     """Anything from outside, safe as text and inside a quoted attribute."""
-    return html.escape(str(value))
+    return html.escape(visible(str(value)))
 
 
 def prose(sentence: str) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 
 from rich import box
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from halfstep.report import words
+from halfstep.report.console import PlainConsole
 from halfstep.report.record import LayerRecord, RunRecord
 
 
@@ -60,8 +61,8 @@ def layers(record: RunRecord) -> Table:
 
 def to_text(renderable: RenderableType, width: int = 120) -> str:
     """``renderable`` as plain text of at most ``width`` columns: no colour codes, no trailing blanks."""
-    console = Console(
-        file=io.StringIO(), width=width, color_system=None, force_terminal=False, force_jupyter=False, legacy_windows=False, emoji=False
+    console = PlainConsole(
+        file=io.StringIO(), width=width, color_system=None, force_terminal=False, force_jupyter=False, legacy_windows=False
     )
     with console.capture() as capture:
         console.print(renderable)
