@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import halfstep as hs
 import transformers
+import zoo
 from halfstep.export.c99.native import CompiledProgram
 from halfstep.integer import IntegerProgram, quantize_inputs, run
 
@@ -143,15 +144,13 @@ def test_a_softmax_that_is_moved_has_the_same_grid() -> None:
 
     torch.manual_seed(0)
     result = hs.quantize(Moved(), sequences(), "int8")
-    (moved,) = (module for path, module in result.model.named_modules() if path == "quantizers.permute")
+    moved = zoo.quantizers_of(result.model)["permute"]
     assert float(moved.scale) == pytest.approx(1 / 255) and float(moved.zero_point) == 0
 
 
 def test_a_softmax_has_its_grid_whatever_the_data_are() -> None:
     torch.manual_seed(0)
     result = hs.quantize(settled(transformers.ViT()), images()[0], "int8")
-    quantizers = {
-        path: module for path, module in result.model.named_modules() if path.endswith("softmax") and path.startswith("quantizers.")
-    }
+    quantizers = {name: module for name, module in zoo.quantizers_of(result.model).items() if name.endswith("softmax")}
     assert len(quantizers) == 2
     assert all(float(module.scale) == pytest.approx(1 / 255) and float(module.zero_point) == 0 for module in quantizers.values())

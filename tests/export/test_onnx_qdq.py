@@ -19,6 +19,7 @@ from halfstep.errors import ExportError
 from halfstep.export.onnx_qdq import export_onnx
 from halfstep.export.session import open_session, run_session
 from halfstep.export.verify import BOUND, verify
+from halfstep.graph.edit import tensor_named
 from halfstep.graph.run import run
 from halfstep.report.record import ExportCheck
 from halfstep.targets import Target
@@ -105,7 +106,7 @@ def test_codes_are_those_of_the_simulation() -> None:
     path, _ = exported("residual")
     stored, graph = initializers(onnx.load(path)), zoo.quantized("residual").model
     codes, scale = onnx.numpy_helper.to_array(stored["conv2.weight"]), onnx.numpy_helper.to_array(stored["conv2.weight.scale"])
-    real = graph.get_parameter("conv2.weight").detach().numpy()
+    real = tensor_named(graph, "conv2.weight").detach().numpy()
     assert np.array_equal(codes.astype(np.float32) * scale.reshape(-1, 1, 1, 1), real)
     assert np.abs(codes).max() == 127  # the grid is used to its end, and narrow
 

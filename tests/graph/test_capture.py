@@ -13,6 +13,7 @@ import zoo
 from halfstep.errors import ModelError
 from halfstep.graph.capture import capture
 from halfstep.graph.check import check
+from halfstep.graph.edit import named_state, tensor_named
 from halfstep.graph.run import run
 
 # The graph runs the very operators the model runs; torch's own functionalization may order a sum differently, which moves float32 by a
@@ -50,7 +51,7 @@ def test_names_are_there_and_unique(name: str) -> None:
 def test_parameters_keep_the_users_names(name: str) -> None:
     graph, model = zoo.captured(name), zoo.ZOO[name].model()
     mine = dict(model.named_parameters())
-    kept = {key: value for key, value in graph.named_parameters() if key in mine}
+    kept = {key: value for key, value in named_state(graph).items() if key in mine}
     assert set(kept) == set(mine)
     assert all(torch.equal(kept[key], mine[key]) for key in mine)
 
@@ -154,5 +155,5 @@ def test_subnormal_weights_become_zero() -> None:
     with torch.no_grad():
         network.weight.copy_(torch.tensor([[1e-39, 1.0, -1e-40, 1e-37], [2.0, 1e-45, 0.0, -3.0]]))
     graph = capture(network, (torch.ones(2, 4),))
-    assert graph.get_parameter("weight").tolist() == [[0.0, 1.0, 0.0, float(torch.tensor(1e-37))], [2.0, 0.0, 0.0, -3.0]]
+    assert tensor_named(graph, "weight").tolist() == [[0.0, 1.0, 0.0, float(torch.tensor(1e-37))], [2.0, 0.0, 0.0, -3.0]]
     assert float(network.weight.detach()[0, 0]) != 0.0  # the user's own tensor is as it was

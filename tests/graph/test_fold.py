@@ -11,6 +11,7 @@ from torch.fx import GraphModule
 import halfstep as hs
 import zoo
 from halfstep.graph.capture import capture
+from halfstep.graph.edit import named_state, tensor_named
 from halfstep.graph.fold import _MAX_GROWTH
 from halfstep.graph.operators import weighted_layers
 from halfstep.graph.run import run
@@ -51,20 +52,20 @@ def test_a_standardized_weight_is_a_stored_one_under_its_own_name() -> None:
     graph = same(nn.Sequential(Standardized(3, 5, 3)), torch.randn(4, 3, 8, 8))
     assert operators(graph) == ["aten.conv2d.default"]
     (layer,) = weighted_layers(graph)
-    assert layer.weight.op == "get_attr" and layer.weight.target == "0.weight"
-    assert isinstance(graph.get_parameter("0.weight"), nn.Parameter)
+    assert layer.weight.op == "get_attr" and layer.weight.meta["name"] == "0.weight"
+    assert isinstance(tensor_named(graph, "0.weight"), nn.Parameter)
 
 
 def test_a_joined_bias_is_quantized_as_a_bias() -> None:
     network, x = JoinedBias(), torch.randn(8, 4)
     assert operators(same(network, x)) == ["aten.linear.default"]
     result = hs.quantize(network, x)
-    assert "k" not in dict(result.model.named_buffers())
+    assert "k" not in named_state(result.model)
     assert zoo.relative(run(result.model, (x,)), network(x)) <= 0.05
 
 
 def test_nothing_is_left_that_nothing_reads() -> None:
-    assert set(dict(same(JoinedBias(), torch.randn(4, 4)).state_dict())) == {"weight", "q"}
+    assert set(named_state(same(JoinedBias(), torch.randn(4, 4)))) == {"weight", "q"}
 
 
 class Twice(nn.Module):
@@ -81,7 +82,7 @@ class Twice(nn.Module):
 def test_a_tensor_that_is_read_elsewhere_keeps_its_name() -> None:
     network = Twice()
     graph = same(network, torch.randn(4, 4))
-    assert torch.equal(graph.get_parameter("table"), network.table)
+    assert torch.equal(tensor_named(graph, "table"), network.table)
     assert not {"aten.sin.default", "aten.cos.default"} & set(operators(graph))
     assert len(list(graph.parameters())) == 3
 

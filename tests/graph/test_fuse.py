@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import halfstep as hs
 import zoo
 from halfstep.graph.capture import capture
+from halfstep.graph.edges import activation_quantizers
 from halfstep.graph.names import operator_name
 from halfstep.graph.run import run
 
@@ -109,7 +110,6 @@ def test_no_grid_stands_between_the_parts(name: str) -> None:
     torch.manual_seed(0)
     network, x = Stored(CASES[name][0]), torch.randn(64, 5, SIZE)
     result = hs.quantize(network, x, hs.Recipe.load("int8"))
-    activations = [node for node in result.model.graph.nodes if node.op == "call_module" and "weight" not in str(node.target)]
-    assert len([node for node in activations if "bias" not in str(node.target)]) == 3  # the input, and before and behind the function
+    assert len(activation_quantizers(result.model)) == 3  # of the input, and before and behind the function
     kinds = [operator.kind for operator in hs.lower(result).operators]
     assert kinds == ["linear", "layer_norm" if "norm" in name else "lookup", "linear"]

@@ -8,6 +8,7 @@ from torch import nn
 
 import zoo
 from halfstep.graph.capture import capture
+from halfstep.graph.edit import named_state
 
 
 @pytest.mark.parametrize(
@@ -18,7 +19,7 @@ def test_batch_norms_train_as_in_the_model(name: str) -> None:
     graph, model, inputs = zoo.captured(name).train(), zoo.ZOO[name].model().train(), zoo.ZOO[name].inputs(16)
     before = {key: value.clone() for key, value in model.state_dict().items() if "running" in key}
     assert zoo.relative(graph(*inputs), model(*inputs)) <= 1e-5
-    mine = graph.state_dict()
+    mine = named_state(graph)
     for key, value in model.state_dict().items():
         if "running" in key:
             assert not torch.equal(value, before[key])
@@ -30,7 +31,7 @@ def test_batch_norms_train_as_in_the_model(name: str) -> None:
 def test_batch_norms_are_modules_under_the_users_names() -> None:
     graph, model = zoo.captured("residual"), zoo.ZOO["residual"].model()
     for path in ("bn1", "bn2", "bn3"):
-        mine, theirs = graph.get_submodule(path), model.get_submodule(path)
+        mine, theirs = zoo.module_named(graph, path), model.get_submodule(path)
         assert type(mine) is type(theirs) and (mine.eps, mine.momentum, mine.affine) == (theirs.eps, theirs.momentum, theirs.affine)
 
 
@@ -39,7 +40,7 @@ def test_options_of_a_batch_norm_survive() -> None:
         nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3, eps=0.01, momentum=0.3), nn.BatchNorm2d(3, momentum=None, affine=False)
     ).eval()
     graph = capture(model, (torch.randn(2, 2, 3, 3),))
-    first, second = graph.get_submodule("1"), graph.get_submodule("2")
+    first, second = zoo.module_named(graph, "1"), zoo.module_named(graph, "2")
     assert (first.eps, first.momentum) == (0.01, 0.3)
     assert not second.affine
 
@@ -63,4 +64,4 @@ def test_dropout_drops_in_training_mode_only(name: str) -> None:
 def test_both_kinds_of_dropout_keep_their_probability() -> None:
     graph = zoo.captured("dropout")
     assert sorted(module.p for module in graph.modules() if isinstance(module, nn.Dropout)) == [0.3, 0.4]
-    assert graph.get_submodule("drop").p == 0.4
+    assert zoo.module_named(graph, "drop").p == 0.4

@@ -124,7 +124,7 @@ def test_a_product_with_a_stored_matrix_has_a_scale_for_each_output() -> None:
     (layer,) = weighted_layers(hs.quantize(network, x).model)
     quantizer = layer.node.graph.owning_module.get_submodule(str(layer.weight.target))  # type: ignore[union-attr]
     assert isinstance(quantizer, UniformQuantizer) and quantizer.scale.numel() == 6
-    assert layer.weight.args[0].target == "matrix"  # type: ignore[union-attr]
+    assert layer.weight.args[0].meta["name"] == "matrix"  # type: ignore[union-attr]
 
 
 def test_regions_are_taken_apart() -> None:

@@ -31,7 +31,7 @@ def test_float_graphs(name: str) -> None:
     copy = round_trip(graph)
     check(copy)
     assert json.dumps(to_json(copy)) == json.dumps(to_json(graph))
-    assert copy.meta == graph.meta
+    assert copy.meta == {key: value for key, value in graph.meta.items() if key != "witness"}
     assert [node.meta for node in copy.graph.nodes] == [node.meta for node in graph.graph.nodes]
     assert_equal(graph, copy, zoo.ZOO[name].inputs())
 
@@ -82,13 +82,13 @@ def test_operators_it_does_not_know_are_refused(name: str) -> None:
 
 def test_another_format_is_refused() -> None:
     graph = zoo.once_captured("residual")
-    with pytest.raises(GraphError, match=r"format 99; this version .* reads format 1"):
+    with pytest.raises(GraphError, match=r"format 99; this version .* reads format 2"):
         from_json({**to_json(graph), "format": 99}, dict(graph.state_dict()))
 
 
 def test_missing_weights_are_named() -> None:
     graph = zoo.once_captured("residual")
-    state = {key: value for key, value in graph.state_dict().items() if key != "conv2.weight"}
+    state = {key: value for key, value in graph.state_dict().items() if graph.meta["names"].get(key) != "conv2.weight"}
     with pytest.raises(GraphError, match=r"'conv2.weight' are missing"):
         from_json(to_json(graph), state)
 

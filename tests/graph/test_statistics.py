@@ -12,7 +12,9 @@ from torch.fx import GraphModule
 
 import zoo
 from halfstep.errors import CalibrationError
+from halfstep.graph.edit import tensor_named
 from halfstep.graph.statistics import Statistics, collect, fingerprint
+from halfstep.ranges import Histogram
 
 
 def gather(graph: GraphModule, batches: list[tuple[Tensor, ...]], names: set[str] | None = None) -> Statistics:
@@ -97,13 +99,13 @@ def test_the_fingerprint_is_of_operators_and_weights() -> None:
     assert own == fingerprint(zoo.captured("residual"))
     assert own != fingerprint(zoo.captured("in_place"))
     with torch.no_grad():
-        graph.get_parameter("conv2.weight")[0, 0, 0, 0] += 1e-6
+        tensor_named(graph, "conv2.weight")[0, 0, 0, 0] += 1e-6
     assert fingerprint(graph) != own
 
 
 def test_the_fingerprint_sees_options_of_modules() -> None:
     first, second = zoo.captured("residual"), zoo.captured("residual")
-    second.get_submodule("bn2").eps = 0.1
+    zoo.module_named(second, "bn2").eps = 0.1
     assert fingerprint(first) != fingerprint(second)
 
 
@@ -121,3 +123,11 @@ def test_activations_that_are_not_finite_are_named() -> None:
     graph = capture(Log(), (torch.ones(2, 4),))
     with pytest.raises(CalibrationError, match=r"output of 'log' is NaN or infinite on the calibration data"):
         gather(graph, [(torch.ones(2, 4),), (-torch.ones(2, 4),)])
+
+
+def test_any_name_can_be_saved(tmp_path: Path) -> None:
+    """One of them is a word of the file's format."""
+    histogram = Histogram()
+    histogram.observe(torch.randn(50))
+    Statistics("x", 1, {"__metadata__": histogram, 'a"\n': histogram}).save(tmp_path / "s.safetensors")
+    assert list(Statistics.load(tmp_path / "s.safetensors").histograms) == ["__metadata__", 'a"\n']

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from onnx_texts import CONV, CONV_BODY, Write, captured, names, real, runtime, weights
 from torch import nn
 
 import halfstep as hs
+import zoo
 from halfstep.graph.operators import weighted_layers
+from halfstep.onnx_import.model import from_proto
 
 
 def test_names_of_nodes_and_initializers_stay(write: Write) -> None:
@@ -23,7 +26,7 @@ def test_names_of_nodes_and_initializers_stay(write: Write) -> None:
 def test_a_batch_norm_is_a_module_that_can_be_folded(write: Write) -> None:
     path = write(CONV + CONV_BODY, **weights())
     graph = captured(path, torch.randn(4, 3, 8, 8))
-    assert isinstance(graph.get_submodule("/stem/bn"), nn.BatchNorm2d)
+    assert isinstance(zoo.module_named(graph, "/stem/bn"), nn.BatchNorm2d)
     result = hs.quantize(hs.load_onnx(path), torch.randn(32, 3, 8, 8))
     assert [layer.name for layer in weighted_layers(result.model)] == ["/stem/Conv", "head"]
     assert "/stem/bn" not in names(result.model)
@@ -34,7 +37,7 @@ def test_a_batch_norm_above_other_names(write: Write) -> None:
     text = (CONV + CONV_BODY).replace("[___stem___bn]", "[stem]")
     path, x = write(text, **weights()), torch.randn(4, 3, 8, 8)
     graph = captured(path, x)
-    assert isinstance(graph.get_submodule("stem.batch_norm"), nn.BatchNorm2d)
+    assert isinstance(zoo.module_named(graph, "stem"), nn.BatchNorm2d)
     torch.testing.assert_close(graph(x), runtime(path, x)[0], rtol=1e-4, atol=1e-5)
 
 
@@ -105,8 +108,8 @@ def test_a_stored_matrix_makes_a_linear_layer_with_its_bias(write: Write) -> Non
     x = torch.randn(3, 5, 6)
     graph = captured(path, x)
     (layer,) = weighted_layers(graph)
-    assert (layer.name, layer.weight.target, layer.weight.meta["shape"]) == ("product", "layer.weight", (4, 6))
-    assert layer.bias is not None and layer.bias.target == "layer.bias"
+    assert (layer.name, layer.weight.meta["name"], layer.weight.meta["shape"]) == ("product", "layer.weight", (4, 6))
+    assert layer.bias is not None and layer.bias.meta["name"] == "layer.bias"
     torch.testing.assert_close(graph(x), runtime(path, x)[0])
 
 
@@ -151,3 +154,31 @@ def test_the_class_has_the_name_of_the_file(write: Write) -> None:
     path = write("g (float[N,6] x) => (float[N,6] y) { y = Relu(x) }", 18)
     named = path.rename(path.with_name("my-net.v2.onnx"))
     assert type(hs.load_onnx(named)).__name__ == "my-net.v2"
+
+
+def test_names_without_a_folder_and_shared_statistics(write: Write) -> None:
+    """Each layer gets a bias of its own when the batch norm behind it is folded, and two norms may read the same tensors."""
+    text = """g (float[N,3,8,8] x) => (float[N,3,8,8] y) {
+        [first] a = Conv<kernel_shape=[1,1]>(x, w1)
+        [norm] b = BatchNormalization(a, gain, shift, mean, variance)
+        [second] c = Conv<kernel_shape=[1,1]>(b, w2)
+        [norm2] d = BatchNormalization(c, gain, shift, mean, variance)
+        [third] e = Conv<kernel_shape=[1,1]>(d, w1)
+        y = BatchNormalization(e, gain, shift, mean, variance)
+    }"""
+    statistics = {"gain": real(3), "shift": real(3), "mean": real(3), "variance": np.abs(real(3)) + 1}
+    path = write(text, w1=real(3, 3, 1, 1), w2=real(3, 3, 1, 1), **statistics)
+    x = torch.randn(16, 3, 8, 8)
+    torch.testing.assert_close(captured(path, x)(x), runtime(path, x)[0], rtol=1e-4, atol=1e-5)
+    result = hs.quantize(hs.load_onnx(path), x)
+    assert [layer.name for layer in weighted_layers(result.model)] == ["first", "second", "third"]
+    assert "second.bias" in result.named_state()
+    assert zoo.relative(result.float_model(x), runtime(path, x)[0]) <= 1e-4
+
+
+def test_ten_thousand_equal_names_take_no_time() -> None:
+    nodes = [onnx.helper.make_node("Relu", [f"v{index}"], [f"v{index + 1}"], name="same") for index in range(10_000)]
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(nodes, "g", [value("v0", 1, [1])], [value("v10000", 1, [1])])
+    read = from_proto(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)]), None, "net.onnx")
+    assert len({operation.name for operation in read.operations}) == 10_000

@@ -18,6 +18,7 @@ from halfstep.export.onnx_qdq import export_onnx
 from halfstep.export.session import open_session, run_session
 from halfstep.graph.capture import capture
 from halfstep.graph.check import check
+from halfstep.graph.edges import behind_quantizer
 from halfstep.graph.operators import weighted_layers
 
 TOLERANCE = 1e-4
@@ -69,7 +70,7 @@ def test_a_network_of_torch_keeps_its_names(tmp_path: Path) -> None:
     path = export_with_torch(zoo.ZOO["residual"].model(), zoo.ZOO["residual"].inputs(), tmp_path / "net.onnx")
     judge(path, zoo.ZOO["residual"].inputs())
     result = hs.quantize(hs.load_onnx(path), zoo.calibration_of("residual"))
-    weights = [str(layer.weight.args[0].target) for layer in weighted_layers(result.model)]  # type: ignore[union-attr]
+    weights = [behind_quantizer(layer.weight).meta["name"] for layer in weighted_layers(result.model)]
     assert weights == ["conv1.weight", "conv2.weight", "conv3.weight", "fc.weight"]
     check = hs.export.onnx(result, tmp_path / "int8.onnx")
     assert check.max_code_difference <= 1

@@ -12,11 +12,11 @@ import yaml
 from torch import nn
 
 import halfstep.recipes.recipe as recipe_module
+import zoo
 from halfstep.data import Preprocessing
 from halfstep.errors import RecipeError
 from halfstep.graph.capture import capture
 from halfstep.graph.statistics import Statistics, fingerprint
-from halfstep.quantizers import quantizers
 from halfstep.recipes import Recipe, shipped
 from halfstep.steps import STEPS, AbstractStep, Context, LayerTypes, Override, Scheme, WeightScheme
 from halfstep.steps.scheme import Place
@@ -255,9 +255,9 @@ def test_the_first_layers_activations_reach_its_output() -> None:
     scheme = Scheme(first_layer=LayerTypes(activations="uint4"))
     context = Context(scheme, Statistics(fingerprint(graph)), torch.Generator())
     placed = STEPS.create("place_quantizers").apply(graph, context)
-    types = {name: quantizer.grid.type_name for name, quantizer in quantizers(placed)}
-    assert types["quantizers.0"] == "uint4"
-    assert types["quantizers.input"] == types["quantizers.1"] == "uint8"
+    types = {name: quantizer.grid.type_name for name, quantizer in zoo.quantizers_of(placed).items()}
+    assert types["0"] == "uint4"
+    assert types["input"] == types["1"] == "uint8"
 
 
 def test_grids_follow_the_scheme() -> None:

@@ -12,6 +12,7 @@ import halfstep as hs
 import zoo
 from halfstep.errors import CalibrationError, GraphError, RecipeError
 from halfstep.graph.edges import activation_quantizers, behind_quantizer, quantizer_of
+from halfstep.graph.edit import tensor_named
 from halfstep.graph.run import run
 from halfstep.graph.serialize import duplicate
 from halfstep.quantizers import AccumulatorQuantizer, UniformQuantizer, quantizers
@@ -57,7 +58,7 @@ def test_a_dead_channel_without_a_bias_takes_the_largest_scale_and_stays_zero() 
     result = zoo.quantized("dead_channel")
     scale = scale_of(result, "0.weight")
     assert scale[2] == scale.max() > 0
-    weight = result.model.get_parameter("0.weight")
+    weight = tensor_named(result.model, "0.weight")
     assert torch.equal(weight[2], torch.zeros_like(weight[2]))
     inputs = zoo.ZOO["dead_channel"].inputs(seed=8)
     # uint8 activations over three edges and int8 weights: errors of half a step of 1/255 each in range; 5 % is an order above their sum.
@@ -120,7 +121,7 @@ def test_zero_weights_in_every_requantization(mode: str) -> None:
 
 def test_a_large_bias_fits_into_32_bits() -> None:
     result = zoo.quantized("large_bias")
-    codes = quantizer_named(result, "0.bias").quantize(result.model.get_parameter("0.bias")).codes
+    codes = quantizer_named(result, "0.bias").quantize(tensor_named(result.model, "0.bias")).codes
     assert codes.abs().max() <= 2**30 * (1 + 1e-6)
     inputs = zoo.ZOO["large_bias"].inputs(seed=8)
     assert zoo.relative(run(result.model, inputs), zoo.eager("large_bias", inputs)[0]) <= 0.05
@@ -131,13 +132,13 @@ def test_a_large_bias_with_one_scale_for_the_whole_tensor() -> None:
     with torch.no_grad():
         model[0].weight.mul_(1e-9)
     result = hs.quantize(model, torch.randn(16, 4), "int8-per-tensor")
-    codes = quantizer_named(result, "0.bias").quantize(result.model.get_parameter("0.bias")).codes
+    codes = quantizer_named(result, "0.bias").quantize(tensor_named(result.model, "0.bias")).codes
     assert codes.abs().max() <= 2**30 * (1 + 1e-6)
 
 
 def test_a_shared_layer_fits_both_of_its_inputs() -> None:
     result = zoo.quantized("shared")
-    assert len({id(q) for path, q in quantizers(result.model) if "weight" in path and "of" not in path}) == 2
+    assert len([name for name in zoo.quantizers_of(result.model) if "weight" in name]) == 2
     inputs = zoo.ZOO["shared"].inputs(seed=8)
     assert zoo.relative(run(result.model, inputs), zoo.eager("shared", inputs)[0]) <= 0.1
 
@@ -223,9 +224,9 @@ def test_scores_have_a_range_of_their_own(generator: torch.Generator) -> None:
 
 def test_a_promise_that_is_not_kept() -> None:
     graph = duplicate(zoo.quantized("residual").model)
-    path, quantizer = next(iter(quantizers(graph)))
+    name, quantizer = next(iter(zoo.quantizers_of(graph).items()))
     quantizer.is_enabled = False
-    with pytest.raises(GraphError, match=f"'{path}' has no scale after calibration"):
+    with pytest.raises(GraphError, match=f"'{name}:quantize' has no scale after calibration"):
         Calibrate().ensures(graph)
 
 
@@ -237,7 +238,7 @@ def test_a_table_has_room_for_rows_that_the_data_do_not_look_up() -> None:
         network[0].weight[3, 5] = -6.0  # looked up often, once in the table
     tokens = torch.arange(10).expand(32, 10).contiguous()
     result = hs.quantize(network.eval(), (tokens, None), "int8")
-    rows, quantizer = network[0].weight.detach(), dict(quantizers(result.model))["quantizers.0"]
+    rows, quantizer = network[0].weight.detach(), zoo.quantizers_of(result.model)["0"]
     assert isinstance(quantizer, UniformQuantizer)
     rounded = quantizer(rows)
     assert float((rounded - rows)[10:].abs().max()) <= 0.3  # of values up to 3.5

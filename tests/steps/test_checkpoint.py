@@ -52,3 +52,14 @@ def test_a_complete_run_leaves_nothing(tmp_path: Path) -> None:
     checkpoint.write("3-round", "conv1", {"codes": torch.zeros(1)})
     checkpoint.clear()
     assert not (tmp_path / "run").exists()
+
+
+def test_each_name_has_an_entry_of_its_own(tmp_path: Path) -> None:
+    """However alike they look as the name of a file, and however long they are."""
+    checkpoint = Checkpoint.start(tmp_path / "run", KEY, resume=False)
+    names = ["a/b", "a_b", "a:b", "", "x" * 300, "x" * 301, "層" * 300, "../../a", "a\\b"]
+    for index, name in enumerate(names):
+        checkpoint.write("3-round", name, {"codes": torch.tensor(index)})
+    for index, name in enumerate(names):
+        assert int((checkpoint.read("3-round", name) or {})["codes"]) == index
+    assert {path.parent for path in tmp_path.rglob("*.safetensors")} == {tmp_path / "run"}

@@ -18,6 +18,7 @@ import halfstep as hs
 from halfstep.data import Data
 from halfstep.demo.network import digits_network
 from halfstep.errors import RecipeError, TrainingError
+from halfstep.graph.edit import named_state
 
 SHORT = {"epochs": 2, "batch_size": 64}
 NEAREST = {
@@ -134,8 +135,8 @@ def test_zeros_of_a_pruned_network_stay() -> None:
                 pruned[name] = parameter == 0
     fine = {**TRAINED, "scheme": {"weights": {"type": "int8"}, "activations": {"type": "uint8", "symmetric": False}}}
     recipe = hs.Recipe.parse(fine).with_step("finetune", {"keep_zeros": True, "epochs": 1, "learning_rate": 0.2})
-    found = dict(hs.finetune(model, digits("calibration"), recipe).model.named_parameters())
-    free = dict(hs.finetune(model, digits("calibration"), recipe.with_step("finetune", {"keep_zeros": False})).model.named_parameters())
+    found = named_state(hs.finetune(model, digits("calibration"), recipe).model)
+    free = named_state(hs.finetune(model, digits("calibration"), recipe.with_step("finetune", {"keep_zeros": False})).model)
     assert len(pruned) > 2
     assert all(not found[name][mask].any() and found[name][~mask].any() for name, mask in pruned.items())
     assert any(bool(free[name][mask].any()) for name, mask in pruned.items())

@@ -15,6 +15,7 @@ import zoo
 from halfstep.errors import GraphError
 from halfstep.graph.capture import capture
 from halfstep.graph.check import check
+from halfstep.graph.edit import tensor_named
 from halfstep.graph.names import operator_name
 from halfstep.graph.run import run
 from halfstep.steps import FoldFactors
@@ -65,9 +66,9 @@ def test_the_scale_of_scores_is_part_of_the_queries(scale: Callable[[Tensor], Te
     network = Heads(scale)
     graph = same(network, torch.randn(4, 5, 8))
     assert factors(graph) == 0
-    torch.testing.assert_close(graph.get_parameter("q.weight"), 0.5 * network.q.weight)
-    torch.testing.assert_close(graph.get_parameter("q.bias"), 0.5 * network.q.bias)
-    assert torch.equal(graph.get_parameter("k.weight"), network.k.weight)
+    torch.testing.assert_close(tensor_named(graph, "q.weight"), 0.5 * network.q.weight)
+    torch.testing.assert_close(tensor_named(graph, "q.bias"), 0.5 * network.q.bias)
+    assert torch.equal(tensor_named(graph, "k.weight"), network.k.weight)
 
 
 def test_fused_attention_leaves_no_factor() -> None:
@@ -93,7 +94,7 @@ def test_through_what_commutes_with_it(layer: nn.Module) -> None:
     network = Behind(layer, lambda x: 0.1 * F.avg_pool2d(F.relu(x), 2).flatten(1))
     graph = same(network, torch.randn(4, 6, 8, 8))
     assert factors(graph) == 0
-    torch.testing.assert_close(graph.get_parameter("layer.weight"), 0.1 * network.layer.weight)
+    torch.testing.assert_close(tensor_named(graph, "layer.weight"), 0.1 * network.layer.weight)
 
 
 def test_two_factors_in_a_row() -> None:
@@ -138,7 +139,7 @@ def test_a_layer_that_is_used_twice_keeps_its_weights() -> None:
 
     network = Twice(nn.Linear(4, 4), torch.relu)
     graph = same(network, torch.randn(4, 4))
-    assert factors(graph) == 1 and torch.equal(graph.get_parameter("layer.weight"), network.layer.weight)
+    assert factors(graph) == 1 and torch.equal(tensor_named(graph, "layer.weight"), network.layer.weight)
 
 
 def test_a_factor_that_was_forgotten_is_an_error() -> None:

@@ -11,6 +11,7 @@ import halfstep as hs
 import zoo
 from halfstep.errors import CalibrationError, RecipeError
 from halfstep.graph.capture import capture
+from halfstep.graph.edit import tensor_named
 from halfstep.graph.output_slopes import ChannelMoments
 from halfstep.graph.run import run
 from halfstep.steps import Context, MixChannels, PlaceQuantizers
@@ -56,7 +57,7 @@ def test_the_network_computes_what_it_computed(generator: torch.Generator) -> No
     with torch.no_grad():
         expected = model(other)
     assert float((run(graph, (other,)) - expected).abs().max()) < 1e-5 * float(expected.abs().max())
-    assert not torch.equal(dict(graph.named_parameters())["stem.weight"], model.stem.weight)  # type: ignore[union-attr]
+    assert not torch.equal(tensor_named(graph, "stem.weight"), model.stem.weight)  # type: ignore[union-attr]
     assert shared.notes[0].startswith(f"Mixed the {SIZE} channels that stem writes: the noise")
 
 

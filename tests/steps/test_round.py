@@ -12,7 +12,7 @@ import halfstep as hs
 import zoo
 from halfstep.errors import GraphError, RecipeError
 from halfstep.graph.edges import behind_quantizer, quantizer_of
-from halfstep.graph.edit import attribute
+from halfstep.graph.edit import attribute, tensor_named
 from halfstep.graph.operators import weighted_layers
 from halfstep.graph.run import run
 from halfstep.graph.serialize import duplicate
@@ -62,14 +62,14 @@ def test_nearest_floor_and_ceil() -> None:
 
 
 def test_random_rounding_follows_the_seed() -> None:
-    first, again, other = (rounded("stochastic", seed).model.get_parameter("conv2.weight") for seed in (3, 3, 4))
+    first, again, other = (tensor_named(rounded("stochastic", seed).model, "conv2.weight") for seed in (3, 3, 4))
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
 def test_a_promise_that_is_not_kept() -> None:
     graph = duplicate(zoo.quantized("residual").model)
     with torch.no_grad():
-        graph.get_parameter("conv2.weight")[0, 0, 0, 0] += 0.3 * float(quantizer_of(weighted_layers(graph)[1].weight).scale[0])
+        tensor_named(graph, "conv2.weight")[0, 0, 0, 0] += 0.3 * float(quantizer_of(weighted_layers(graph)[1].weight).scale[0])
     with pytest.raises(GraphError, match="weight of 'conv2' does not lie on its grid"):
         Round().ensures(graph)
 

@@ -13,6 +13,7 @@ import halfstep as hs
 import zoo
 from halfstep.errors import CalibrationError, RecipeError
 from halfstep.graph.capture import capture
+from halfstep.graph.edit import tensor_named
 from halfstep.graph.run import observe, run
 from halfstep.steps import Context, PlaceQuantizers, ShiftChannels
 
@@ -93,7 +94,7 @@ def test_layers_that_pad_and_functions_keep_what_they_read(generator: torch.Gene
         "No channels were shifted: all of them meet a function, a padding, an input or an output."
     ]  # the padded layer reads the stem, whose channels are those of the sum
     for name, parameter in model.named_parameters():
-        assert torch.equal(dict(graph.named_parameters())[name], parameter)
+        assert torch.equal(tensor_named(graph, name), parameter)
 
 
 def test_what_is_known_of_folded_batch_norms_follows(generator: torch.Generator) -> None:
@@ -102,7 +103,7 @@ def test_what_is_known_of_folded_batch_norms_follows(generator: torch.Generator)
     graph = capture(model, (x,))
     graph.meta["batch_norms"] = {name: (torch.zeros(SIZE, dtype=torch.float64), torch.ones(SIZE)) for name in ("stem", "expand")}
     found = ShiftChannels().apply(graph, zoo.context(x))
-    moved = dict(found.named_parameters())["stem.bias"].detach() - model.stem.bias.detach()  # type: ignore[union-attr, operator]
+    moved = tensor_named(found, "stem.bias").detach() - model.stem.bias.detach()  # type: ignore[union-attr, operator]
     known = found.meta["batch_norms"]
     torch.testing.assert_close(known["stem"][0].float(), moved)
     assert not bool(known["expand"][0].any())

@@ -11,10 +11,10 @@ import halfstep as hs
 import zoo
 from halfstep.errors import CalibrationError, RecipeError
 from halfstep.graph.capture import capture
+from halfstep.graph.edit import named_state, tensor_named
 from halfstep.graph.names import operator_name
 from halfstep.graph.run import run
 from halfstep.graph.statistics import Statistics
-from halfstep.quantizers import quantizers
 from halfstep.steps import Context, PlaceQuantizers, Scheme, Smooth
 
 SIZE = 12
@@ -163,8 +163,8 @@ def test_a_norm_that_a_sum_reads_as_well_has_two_grids(generator: torch.Generato
     shipped = hs.Recipe.load("transformer-int8")
     recipe = shipped.model_copy(update={"scheme": shipped.scheme.model_copy(update={"inputs": "uint16"})})
     result = hs.quantize(model, x, recipe)
-    grids = {path: quantizer.grid.type_name for path, quantizer in quantizers(result.model)}
-    assert grids["quantizers.dropout_smoothed"] == "uint8" and grids["quantizers.dropout"] == "uint16" == grids["quantizers.down"]
+    grids = {name: quantizer.grid.type_name for name, quantizer in zoo.quantizers_of(result.model).items()}
+    assert grids["dropout:smoothed"] == "uint8" and grids["dropout"] == "uint16" == grids["down"]
     program = hs.lower(result)
     kinds = [operator.kind for operator in program.operators]
     assert kinds.count("layer_norm") == 2 and result.record.program is not None and result.record.program.max_difference <= 1
@@ -179,7 +179,7 @@ def test_the_factors_are_those_of_equation_4(generator: torch.Generator) -> None
         largest = model.norm(x).abs().flatten(0, 1).amax(0)
         meeting = torch.maximum(model.q.weight.abs().amax(0), model.v.weight.abs().amax(0))
         s = largest**alpha / meeting ** (1 - alpha)
-        changed = dict(after.named_parameters())
+        changed = named_state(after)
         torch.testing.assert_close(changed["norm.weight"], model.norm.weight / s, rtol=1e-6, atol=0)
         torch.testing.assert_close(changed["norm.bias"], model.norm.bias / s, rtol=1e-6, atol=0)
         for layer in ("q", "v"):
@@ -190,8 +190,8 @@ def test_at_one_half_both_are_equally_large(generator: torch.Generator) -> None:
     torch.manual_seed(1)
     model, x = nn.Linear(SIZE, 5).eval(), outliers(generator, 32)
     _, after, _ = smoothed(model, x)
-    changed = dict(after.named_parameters())
-    activation = (x / changed["smoothing"]).abs().amax(0)
+    changed = named_state(after)
+    activation = (x / changed["linear.smoothing"]).abs().amax(0)
     torch.testing.assert_close(activation, changed["weight"].abs().amax(0), rtol=1e-5, atol=0)
 
 
@@ -202,7 +202,7 @@ def test_a_channel_without_values_keeps_its_scale(generator: torch.Generator) ->
     with torch.no_grad():
         model.weight[:, 7] = 0
     _, after, _ = smoothed(model, x)
-    factor = dict(after.named_parameters())["smoothing"]
+    factor = tensor_named(after, "linear.smoothing")
     assert factor[4] == factor[7] == 1 and bool(((factor > 0) & torch.isfinite(factor)).all())
 
 

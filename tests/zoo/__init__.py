@@ -16,6 +16,7 @@ import halfstep as hs
 from halfstep.graph.capture import capture
 from halfstep.graph.serialize import duplicate
 from halfstep.graph.statistics import Statistics
+from halfstep.quantizers import quantizers
 from halfstep.rounding import ROUNDINGS, AbstractRounding
 from halfstep.steps import Calibrate, Context, FoldBatchNorm, PlaceQuantizers, Round, Scheme
 from halfstep.workflow.result import Result
@@ -60,6 +61,17 @@ def rounded(graph: GraphModule, inputs: list[tuple[Tensor, ...]], scheme: Scheme
     for later in (Calibrate(), Round()):
         graph = later.apply(graph, given)
     return graph, given
+
+
+def module_named(graph: GraphModule, name: str) -> nn.Module:
+    """The module that the user calls ``name``."""
+    (path,) = (path for path, given in graph.meta["names"].items() if given == name and path[0] == "m")
+    return graph.get_submodule(path)
+
+
+def quantizers_of(graph: GraphModule) -> dict[str, Any]:
+    """By the user's name of the tensor it rounds first, every quantizer."""
+    return {graph.meta["names"][path].removesuffix(":quantize"): quantizer for path, quantizer in quantizers(graph)}
 
 
 def leaves(outputs: Any) -> list[Tensor]:

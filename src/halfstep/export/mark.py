@@ -14,8 +14,10 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from halfstep.errors import ExportError
+from halfstep.graph.channels import num_reads
 from halfstep.graph.edges import behind_quantizer, quantizer_of
-from halfstep.graph.edit import add_parameter, attribute, finish
+from halfstep.graph.edit import add_parameter, attribute, finish, replace_parameter
+from halfstep.graph.names import stored_name
 from halfstep.graph.serialize import duplicate
 from halfstep.quantizers import AbstractQuantizer, AccumulatorQuantizer, UniformQuantizer
 
@@ -45,17 +47,19 @@ class Constant:
 class Marked:
     """A graph ready for the exporter, and what its markers and parameters stand for.
 
-    edges: by marker name (the user's name of the tensor), its quantizer. constants: by parameter path, weights and biases.
+    edges: by marker, its quantizer. constants: by parameter path, weights and biases. names: the user's, of inputs, stored tensors, modules
+    and markers.
     """
 
     graph: GraphModule
     edges: dict[str, AbstractQuantizer]
     constants: dict[str, Constant]
+    names: dict[str, str]
 
 
 def mark(graph: GraphModule) -> Marked:
     """A copy of ``graph`` with markers instead of quantizers."""
-    marked = Marked(duplicate(graph), {}, {})
+    marked = Marked(duplicate(graph), {}, {}, {})
     for node in list(marked.graph.graph.nodes):
         quantizer = quantizer_of(node)
         if quantizer is None:
@@ -68,13 +72,15 @@ def mark(graph: GraphModule) -> Marked:
         if source.op == "get_attr" and quantizer.is_enabled:
             _store(marked, node, source, quantizer)
         elif quantizer.is_enabled:
-            name = str(source.meta["name"])
-            _replace_by_marker(marked.graph, node, source, name)
-            marked.edges[name] = quantizer
+            marker = f"e_{len(marked.edges)}"
+            _replace_by_marker(marked.graph, node, source, marker)
+            marked.edges[marker], marked.names[marker] = quantizer, str(source.meta["name"])
         else:
             _remove(node, source)
     _linear_as_matmul(marked)
     finish(marked.graph)
+    marked.names.update(marked.graph.meta["names"])
+    marked.names.update({str(node.target): str(node.meta["name"]) for node in marked.graph.graph.nodes if node.op == "placeholder"})
     return marked
 
 
@@ -90,10 +96,13 @@ def _linear_as_matmul(marked: Marked) -> None:
         if not (isinstance(weight, Node) and weight.op == "get_attr") or (len(node.meta["shape"]) == 2 and not _has_groups(marked, weight)):
             continue
         stored = str(weight.target)
-        path = stored if len(weight.users) == 1 else f"{stored}_transposed"  # under its own name where nothing else reads it
-        swapped = add_parameter(marked.graph, path, attribute(marked.graph, weight).T.contiguous(), before=node)
+        swapped, turned = weight, attribute(marked.graph, weight).T.contiguous()
+        if num_reads(weight) == 1:
+            replace_parameter(marked.graph, weight, turned)
+        else:
+            swapped = add_parameter(marked.graph, f"{stored_name(marked.graph, stored)}_transposed", turned, before=node)
         if stored in marked.constants:
-            marked.constants[path] = Constant(marked.constants[stored].quantizer, is_transposed=True)
+            marked.constants[str(swapped.target)] = Constant(marked.constants[stored].quantizer, is_transposed=True)
         with graph.inserting_before(node):
             result = graph.call_function(torch.ops.aten.matmul.default, (x, swapped))
             result.meta = dict(node.meta)
@@ -113,8 +122,9 @@ def _store(marked: Marked, node: Node, source: Node, quantizer: AbstractQuantize
     """Note a constant; one that several layers share, such as the bias of a module called twice, is stored once for each of its grids."""
     path = str(source.target)
     if path in marked.constants and marked.constants[path].quantizer is not quantizer:
-        path = f"{path}_of_{node.name}"
-        source = add_parameter(marked.graph, path, attribute(marked.graph, source).clone(), before=node)
+        name = f"{stored_name(marked.graph, path)}_of_{next(iter(node.users)).name}"
+        source = add_parameter(marked.graph, name, attribute(marked.graph, source).clone(), before=node)
+        path = str(source.target)
     marked.constants[path] = Constant(quantizer)
     _remove(node, source)
 

@@ -30,6 +30,7 @@ import torch
 
 from halfstep.errors import ExportError
 from halfstep.export.mark import DOMAIN, Constant, Marked
+from halfstep.export.names import codes_name, give_names
 from halfstep.export.nodes import initializer as _initializer
 from halfstep.export.nodes import insert as _insert
 from halfstep.export.nodes import replace as _replace
@@ -37,7 +38,7 @@ from halfstep.export.pool_guard import guard_pools
 from halfstep.export.softmax_guard import guard_softmax
 from halfstep.export.stored_rows import codes_of_rows
 from halfstep.grid import Grid
-from halfstep.quantizers import AbstractQuantizer, UniformQuantizer
+from halfstep.quantizers import UniformQuantizer
 from halfstep.targets import ONNXRUNTIME, Target
 
 _INTEGER_TYPES = {
@@ -45,11 +46,6 @@ _INTEGER_TYPES = {
     16: (ir.DataType.INT16, ir.DataType.UINT16),
     32: (ir.DataType.INT32, ir.DataType.UINT32),
 }
-
-
-def codes_name(edge: str) -> str:
-    """The name of the tensor that holds an edge's codes in the exported file."""
-    return f"{edge}.codes"
 
 
 def rewrite(model: ir.Model, marked: Marked, target: Target = ONNXRUNTIME) -> ir.Model:
@@ -60,9 +56,10 @@ def rewrite(model: ir.Model, marked: Marked, target: Target = ONNXRUNTIME) -> ir
         if name in model.graph.initializers:
             _store_codes(model.graph, model.graph.initializers[name], constant, target)
         elif name in read:
-            raise ExportError(f"PyTorch's exporter folded '{name}' into something else, and its codes are lost. Report this as a defect.")
+            folded = marked.names[name]
+            raise ExportError(f"PyTorch's exporter folded '{folded}' into something else, and its codes are lost. Report this as a defect.")
     for node in [node for node in model.graph if node.domain == DOMAIN]:
-        _quantize_edge(model.graph, node, marked.edges, target)
+        _quantize_edge(model.graph, node, marked, target)
     _pad_in_convolution(model.graph)
     if target.works_on_codes:
         _pad_on_codes(model.graph)
@@ -73,6 +70,7 @@ def rewrite(model: ir.Model, marked: Marked, target: Target = ONNXRUNTIME) -> ir
     model.ir_version = 10
     model.producer_name, model.producer_version = "halfstep", None
     _strip_metadata(model)
+    give_names(model.graph, marked.names)
     return model
 
 
@@ -124,16 +122,17 @@ def _store_codes(graph: ir.Graph, value: ir.Value, constant: Constant, target: T
         use.node.replace_input_with(use.idx, dequantized)
 
 
-def _quantize_edge(graph: ir.Graph, marker: ir.Node, edges: dict[str, AbstractQuantizer], target: Target) -> None:
+def _quantize_edge(graph: ir.Graph, marker: ir.Node, marked: Marked, target: Target) -> None:
     """Replace a marker by QuantizeLinear and DequantizeLinear; rows of a stored table by codes and DequantizeLinear."""
     name = marker.attributes["edge"].as_string()
-    quantizer = edges[name]
+    quantizer = marked.edges[name]
     assert isinstance(quantizer, UniformQuantizer)
     grid, offset = quantizer.grid, storage_offset(quantizer.grid, False, target)
     if not target.reads(grid):
+        kind = f"{'a symmetric' if grid.symmetric else 'an asymmetric'} {grid.type_name}"
         raise ExportError(
-            f"'{name}' lies on {'a symmetric' if grid.symmetric else 'an asymmetric'} {grid.type_name} grid, which {target.name} does not "
-            f"read: quantize with --target {target.name} (scheme: target: {target.name})."
+            f"'{marked.names[name]}' lies on {kind} grid, which {target.name} does not read: "
+            f"quantize with --target {target.name} (scheme: target: {target.name})."
         )
     data_type = _storage(grid, offset)
     point = (quantizer.zero_point.to(torch.int64) + offset).numpy().astype(data_type.numpy())

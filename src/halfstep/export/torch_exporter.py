@@ -30,7 +30,7 @@ def translate_with_torch(graph: GraphModule, samples: tuple[Tensor, ...]) -> ir.
     if size is None and len(example[0]) < 2:
         example = tuple(torch.cat([x, x]) for x in example)  # a batch of one would be recorded as fixed
     shapes = None if size is not None else tuple({0: Dim("batch", min=1)} for _ in example)
-    names = [str(node.meta["name"]) for node in graph.graph.nodes if node.op == "placeholder"]
+    names = [str(node.target) for node in graph.graph.nodes if node.op == "placeholder"]
     leaves = pytree.tree_leaves(next(node for node in graph.graph.nodes if node.op == "output").args[0])
     outputs = [output_name(index) for index in range(len(leaves))]
     try:

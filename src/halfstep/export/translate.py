@@ -52,7 +52,7 @@ def _input(node: Node) -> ir.Value:
     dtype = node.meta["dtype"]
     if dtype not in DATA_TYPES or list(node.meta["shape"][1:]).count(None):
         raise Untranslatable(f"input of type {dtype} and shape {node.meta['shape']}")
-    return ir.Value(name=str(node.meta["name"]), shape=shape, type=ir.TensorType(DATA_TYPES[dtype]))
+    return ir.Value(name=str(node.target), shape=shape, type=ir.TensorType(DATA_TYPES[dtype]))
 
 
 def _leaves(outputs: Any) -> list[Node]:

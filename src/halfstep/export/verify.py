@@ -29,7 +29,8 @@ from torch.utils import _pytree as pytree
 
 from halfstep.errors import ExportError
 from halfstep.export.groups import in_float
-from halfstep.export.rewrite import codes_name, storage_offset
+from halfstep.export.names import codes_name
+from halfstep.export.rewrite import storage_offset
 from halfstep.export.session import open_session, run_session
 from halfstep.graph.edges import activation_quantizers, behind_quantizer, quantizer_of
 from halfstep.graph.run import cut_to, observe, run

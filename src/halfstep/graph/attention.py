@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from halfstep.graph.names import operator_name
+from halfstep.graph.edit import add_tensor
+from halfstep.graph.names import operator_name, stored_name
 
 MASKED = torch.finfo(torch.float32).min  # finite: infinities turn into NaN where a mask is added to a mask
 _NAME = "scaled_dot_product_attention"
@@ -81,9 +82,10 @@ def _repeated(call: Any, part: Node, query: Node) -> Node:
 
 def _later_positions(graph: GraphModule, node: Node, length: int, width: int) -> Node:
     """A stored mask [L, S], True where a query must not see; one for all attentions of these lengths."""
-    path = f"later_positions_{length}_{width}"
-    if not hasattr(graph, path):
-        graph.register_buffer(path, torch.ones(length, width, dtype=torch.bool).triu(1))
+    name = f"later_positions_{length}_{width}"
+    later = torch.ones(length, width, dtype=torch.bool).triu(1)
+    known = next((path for path, mask in graph.named_buffers() if stored_name(graph, path) == name and torch.equal(mask, later)), None)
+    path = known or add_tensor(graph, name, later)
     stored = graph.graph.get_attr(path)
     stored.meta = {**node.meta, "val": node.meta["val"].fake_mode.from_tensor(graph.get_buffer(path))}
     return stored

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -25,8 +25,9 @@ from halfstep.graph.fold import fold_constants
 from halfstep.graph.functionalize import functional_module
 from halfstep.graph.fuse import fuse
 from halfstep.graph.lift import lift_modules
-from halfstep.graph.names import name_nodes
+from halfstep.graph.names import NamedNetwork, name_nodes
 from halfstep.graph.normal_form import normalize
+from halfstep.graph.recorded import Recorded, as_module, with_own_names
 from halfstep.graph.run import cut
 from halfstep.graph.tree import is_sound, put, without_subnormals
 from halfstep.graph.witness import Witness, first_that_differs, module_values
@@ -43,20 +44,21 @@ def capture(model: nn.Module | ExportedProgram, inputs: tuple[Tensor, ...]) -> G
     holds NaN or infinite weights, and where the graph answers otherwise.
     """
     notes: list[str] = []
+    names, input_names = (model.names, model.input_names) if isinstance(model, NamedNetwork) else ({}, ())
     if isinstance(model, ExportedProgram):
-        _refuse_non_finite(model.state_dict)
+        _refuse_non_finite(model.state_dict, {})
         program, batch_size = model, _batch_size_of(model)
     else:
-        _refuse_non_finite(model.state_dict(keep_vars=True))
+        _refuse_non_finite(model.state_dict(keep_vars=True), names)
         program, batch_size = _export(model, inputs, notes)
-    graph = _own_copy(program)
+    graph = _own_copy(with_own_names(program, names))
     lift_modules(graph)
     write_out_attention(graph)
     fold_constants(graph)
     normalize(graph)
     fold_constants(graph)  # what it turned
     fuse(graph)
-    name_nodes(graph, getattr(model, "input_names", ()))
+    name_nodes(graph, input_names)
     _describe(graph)
     graph.meta.update(batch_size=batch_size, notes=notes, normalized=[])
     check(graph)
@@ -71,7 +73,7 @@ def _compare(model: nn.Module | ExportedProgram, graph: GraphModule, inputs: tup
     name = type(model).__name__
     if isinstance(model, ExportedProgram):
         with _quiet():
-            witness = Witness.of(model.module(), few)
+            witness = Witness.of(as_module(with_own_names(model, {})), few)
         found = witness.confirm(graph)
         if found is None:
             return witness
@@ -142,18 +144,18 @@ def _batch_size_of(program: ExportedProgram) -> int | None:
     return size if isinstance(size, int) else None
 
 
-def _own_copy(program: ExportedProgram) -> GraphModule:
+def _own_copy(recorded: Recorded) -> GraphModule:
     """The program as a plain GraphModule on cloned tensors: it trains, deep-copies and keeps a ``state_dict``."""
     with _quiet():
-        recorded = functional_module(program)
+        module = functional_module(recorded)
     root = nn.Module()
-    for node in list(recorded.graph.nodes):
+    for node in list(module.graph.nodes):
         if node.op == "get_attr" and node.users:
-            put(root, node.target, _copied(_resolve(recorded, node.target)))
+            put(root, node.target, _copied(getattr(module, node.target)))
         elif node.op == "get_attr":
-            recorded.graph.erase_node(node)
-    graph = GraphModule(root, recorded.graph, type(recorded).__name__)
-    graph.meta = {}
+            module.graph.erase_node(node)
+    graph = GraphModule(root, module.graph)
+    graph.meta = {"names": module.meta["names"]}
     return graph
 
 
@@ -170,13 +172,6 @@ def _describe(graph: GraphModule) -> None:
         node.meta = {key: node.meta[key] for key in kept if key in node.meta}
 
 
-def _resolve(module: nn.Module, path: str) -> object:
-    value: object = module
-    for part in path.split("."):
-        value = getattr(value, part)
-    return value
-
-
 def _copied(value: object) -> object:
     """A tensor's copy without subnormal numbers and infinite masks, parameters staying parameters; anything else itself."""
     if not isinstance(value, Tensor):
@@ -187,9 +182,10 @@ def _copied(value: object) -> object:
     return copied.masked_fill_(copied == -torch.inf, MASKED) if copied.dtype is torch.float32 else copied
 
 
-def _refuse_non_finite(state: dict[str, Tensor | nn.Parameter]) -> None:
-    """A buffer may hold infinities: a mask for a softmax, bounds of a clamp."""
-    for name, tensor in state.items():
+def _refuse_non_finite(state: dict[str, Tensor | nn.Parameter], names: Mapping[str, str]) -> None:
+    """A buffer may hold infinities: a mask for a softmax, bounds of a clamp. names: the user's, where they are not the keys."""
+    for path, tensor in state.items():
+        name = names.get(path, path)
         if not is_sound(name, tensor):
             raise ModelError(f"The weights of '{name}' hold NaN or infinite values: load a sound checkpoint.")
 

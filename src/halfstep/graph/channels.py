@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from halfstep.graph.edit import add_parameter, attribute, set_parameter
+from halfstep.graph.names import stored_name
 from halfstep.graph.operators import WeightedLayer, linear_operator
 
 
@@ -109,14 +110,18 @@ def has_own_parameters(layer: WeightedLayer) -> bool:
     return all(node.op == "get_attr" and num_reads(node) == 1 for node in parameters)
 
 
+def beside(graph: GraphModule, layer: WeightedLayer, leaf: str) -> str:
+    """What to call a new tensor that belongs to a layer: "conv1.bias" beside "conv1.weight"."""
+    return f"{stored_name(graph, str(layer.weight.target)).rpartition('.')[0] or layer.name}.{leaf}"
+
+
 def write_bias(graph: GraphModule, layer: WeightedLayer, bias: Tensor) -> None:
     """Give the layer this bias [C_out], a new parameter beside its weight where it has none."""
     bias = bias.to(attribute(graph, layer.weight).dtype)
     if layer.bias is not None:
         set_parameter(graph, layer.bias, bias)
         return
-    path = f"{str(layer.weight.target).rpartition('.')[0]}.bias".lstrip(".")
-    node = add_parameter(graph, path, bias, before=layer.node)
+    node = add_parameter(graph, beside(graph, layer, "bias"), bias, before=layer.node)
     if len(layer.node.args) > 2:
         layer.node.update_arg(2, node)
     else:

@@ -3,8 +3,9 @@
 1. Nodes are placeholders, attributes (parameters, buffers), ATen operators, calls of batch norms, dropouts and quantizers, one output.
 2. No operator changes its arguments.
 3. Every node has a name, ``node.meta["name"]``, and no two share one.
-4. Every attribute and module a node points to exists; no attribute holds NaN, no parameter or statistic infinities.
-5. A quantizer stands on an edge: it has one input; a bias's quantizer refers to quantizers of the same graph.
+4. Paths of inputs, attributes and modules are halfstep's own (`graph.names`).
+5. Every attribute and module a node points to exists; no attribute holds NaN, no parameter or statistic infinities.
+6. A quantizer stands on an edge: it has one input; a bias's quantizer refers to quantizers of the same graph.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from halfstep.errors import GraphError
+from halfstep.graph.names import is_own, stored_name
 from halfstep.graph.tree import is_sound
 from halfstep.quantizers import AbstractQuantizer, AccumulatorQuantizer
 
@@ -27,6 +29,7 @@ def check(graph: GraphModule) -> None:
     """Raises `GraphError` that names the first node that breaks the form."""
     names = Counter(node.meta.get("name") for node in graph.graph.nodes)
     for node in graph.graph.nodes:
+        _check_own_name(node)
         name = node.meta.get("name")
         if not name:
             raise GraphError(f"Node '{node.name}' has no name.")
@@ -37,6 +40,12 @@ def check(graph: GraphModule) -> None:
         graph.graph.lint()
     except RuntimeError as error:
         raise GraphError(f"The graph is not well formed: {error}") from error
+
+
+def _check_own_name(node: Node) -> None:
+    kinds = {"placeholder": "x", "get_attr": "pb", "call_module": "m"}.get(node.op)
+    if kinds is not None and not is_own(node.target, kinds):
+        raise GraphError(f"'{node.meta.get('name')}' has the path '{node.target}', which is none of halfstep's own: it would become code.")
 
 
 def _no_check(graph: GraphModule, node: Node) -> None:
@@ -69,10 +78,8 @@ def _check_module(graph: GraphModule, node: Node) -> None:
 
 
 def _check_attribute(graph: GraphModule, node: Node) -> None:
-    value: object = graph
-    for part in str(node.target).split("."):
-        value = getattr(value, part, None)
+    value, name = getattr(graph, str(node.target), None), stored_name(graph, str(node.target))
     if value is None:
-        raise GraphError(f"'{node.meta['name']}' points to '{node.target}', which does not exist.")
-    if isinstance(value, Tensor) and not is_sound(str(node.target), value):
-        raise GraphError(f"'{node.target}' holds NaN or infinite values.")
+        raise GraphError(f"'{node.meta['name']}' points to '{name}', which does not exist.")
+    if isinstance(value, Tensor) and not is_sound(name, value):
+        raise GraphError(f"'{name}' holds NaN or infinite values.")

@@ -65,7 +65,7 @@ def task_curvature(
 
 def _refuse_large(layers: list[WeightedLayer], weight: Node, num_weights: int) -> None:
     if not layers:
-        raise GraphError(f"'{weight.target}' is not the weight of a convolution or linear layer, so it is not rounded.")
+        raise GraphError(f"'{weight.meta['name']}' is not the weight of a convolution or linear layer, so it is not rounded.")
     if num_weights > LARGEST_WEIGHT:
         raise RecipeError(
             f"'{layers[0].name}' has {num_weights:,} weights: the second derivative of the task loss in them would take "

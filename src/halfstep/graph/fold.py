@@ -15,10 +15,9 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
 from halfstep.graph.attention import MASKED
-from halfstep.graph.edit import finish
-from halfstep.graph.names import module_path, operator_name
+from halfstep.graph.edit import add_tensor, finish
+from halfstep.graph.names import hand_over_name, module_path, operator_name, stored_name
 from halfstep.graph.operators import FILLS
-from halfstep.graph.tree import put
 
 _MAX_GROWTH = 1 << 20
 """How many values more than its sources a folded constant may hold."""
@@ -34,7 +33,8 @@ def fold_constants(graph: GraphModule) -> None:
     sources: dict[Node, list[Node]] = {}
     for node in graph.graph.nodes:
         if node.op == "get_attr":
-            values[node], sources[node] = _stored(graph, str(node.target)), [node]
+            values[node], sources[node] = getattr(graph, str(node.target)), [node]
+            node.meta["name"] = stored_name(graph, str(node.target))
         elif _is_fill(node):
             values[node], sources[node] = _filled(node), []
         elif _is_computable(node, values):
@@ -90,12 +90,11 @@ def _may_be_stored(value: Any, sources: list[Tensor]) -> bool:
 
 
 def _store(graph: GraphModule, node: Node, value: Tensor, sources: list[Node], values: dict[Node, Any]) -> None:
-    path = _path(graph, node, sources, values)
     trained = value.is_floating_point() and any(isinstance(values[source], nn.Parameter) for source in sources)
     value = value.clone()
     if value.dtype is torch.float32:
         value.masked_fill_(value == -torch.inf, MASKED)
-    put(graph, path, nn.Parameter(value) if trained else value)
+    path = add_tensor(graph, _name(graph, node, sources, values), nn.Parameter(value) if trained else value)
     with graph.graph.inserting_before(node):
         stored = graph.graph.get_attr(path)
     stored.meta = dict(node.meta)
@@ -103,16 +102,11 @@ def _store(graph: GraphModule, node: Node, value: Tensor, sources: list[Node], v
     values[stored] = value
 
 
-def _path(graph: GraphModule, node: Node, sources: list[Node], values: dict[Node, Any]) -> str:
+def _name(graph: GraphModule, node: Node, sources: list[Node], values: dict[Node, Any]) -> str:
     """That of the first source, if it goes; else one beside it."""
     if not sources:
         return f"{module_path(node)}.{node.name}".removeprefix(".")
-    taken = {str(other.target) for other in graph.graph.nodes if other.op == "get_attr" and other is not sources[0]}
-    first = str(sources[0].target)
-    is_free = first not in taken and all(user in values and user.op != "get_attr" for user in sources[0].users)
-    return first if is_free else f"{first}_{node.name}"
-
-
-def _stored(graph: GraphModule, path: str) -> Any:
-    parent, _, leaf = path.rpartition(".")
-    return getattr(graph.get_submodule(parent), leaf)
+    first, name = str(sources[0].target), str(sources[0].meta["name"])
+    is_read_again = any(other.target == first for other in graph.graph.nodes if other.op == "get_attr" and other is not sources[0])
+    goes = not is_read_again and all(user in values and user.op != "get_attr" for user in sources[0].users)
+    return name if goes and hand_over_name(graph, first) else f"{name}_{node.name}"

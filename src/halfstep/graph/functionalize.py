@@ -7,45 +7,43 @@ other operators, which `lift` knows as well.
 
 from __future__ import annotations
 
-import copy
 import operator
 from collections.abc import Callable
 
 import torch
-from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 
-from halfstep.errors import ModelError
 from halfstep.graph.inline import inline_regions
+from halfstep.graph.recorded import Recorded, as_module, functionalized, writes_into
 
 _CHECKS = ("aten._assert_tensor_metadata.default",)  # compute nothing
 # Operators whose schema promises a new tensor although they may return their input.
 _RETURN_THEIR_INPUT = ("reshape", "dropout", "feature_dropout", "alpha_dropout", "contiguous", "to")
 
 
-def functional_module(program: ExportedProgram) -> GraphModule:
+def functional_module(recorded: Recorded) -> GraphModule:
     """The recorded program as a module none of whose operators changes its arguments; raises `ModelError` where that cannot be."""
-    module = _unguarded(program)
+    module = _plain(recorded)
     order = {node: index for index, node in enumerate(module.graph.nodes)}
     in_place = [node for node in module.graph.nodes if is_in_place(node)]
     if any(_has_live_alias(node, order) or _functional(node) is None for node in in_place):
-        return _functionalized_by_torch(program)
+        return _functionalized_by_torch(recorded)
     for node in in_place:
         _make_functional(node, order)
     return module
 
 
-def _unguarded(program: ExportedProgram) -> GraphModule:
-    """The program's module without the checks of input shapes that torch puts in front, and with ``reshape`` for ``view``.
+def _plain(recorded: Recorded) -> GraphModule:
+    """The program's module without checks, and with ``reshape`` for ``view``.
 
     A view demands one order of the values in memory; reshape gives the same values in any.
     """
-    module: GraphModule = program.module()
+    module = as_module(recorded)
     inline_regions(module)
     for node in list(module.graph.nodes):
         if node.target is torch.ops.aten.view.default:
             node.target = torch.ops.aten.reshape.default
-        if (node.op == "call_module" and node.target == "_guards_fn") or str(node.target) in _CHECKS:
+        if str(node.target) in _CHECKS:
             module.graph.erase_node(node)
     return module
 
@@ -110,27 +108,15 @@ def _make_functional(node: Node, order: dict[Node, int]) -> None:
         user.replace_input_with(written, node)
 
 
-def _functionalized_by_torch(program: ExportedProgram) -> GraphModule:
-    program = _with_aliases_for_dropouts(program)
-    module = _unguarded(program.run_decompositions({}))
+def _functionalized_by_torch(recorded: Recorded) -> GraphModule:
+    for node in recorded.program.graph.nodes:
+        if _is_dropout(node):  # in eval mode it returns its very input, which torch's functionalization takes for a copy
+            node.target, node.args = torch.ops.aten.alias.default, node.args[:1]
+    module = _plain(functionalized(recorded))
     for node in module.graph.nodes:
         if is_in_place(node):
-            raise ModelError(
-                f"The model writes into '{node.args[0]}' with {node.target}, which cannot be made functional. "
-                "Keep state out of forward: a buffer or input that is changed in place has no place in an integer network."
-            )
+            raise writes_into(str(node.args[0]))
     return module
-
-
-def _with_aliases_for_dropouts(program: ExportedProgram) -> ExportedProgram:
-    """In eval mode a dropout returns its very input, which torch's functionalization takes for a copy."""
-    if not any(_is_dropout(node) for node in program.graph.nodes):
-        return program
-    program = copy.deepcopy(program)
-    for node in program.graph.nodes:
-        if _is_dropout(node):
-            node.target, node.args = torch.ops.aten.alias.default, node.args[:1]
-    return program
 
 
 def _is_dropout(node: Node) -> bool:

@@ -11,7 +11,9 @@ from typing import Any
 from torch.fx import GraphModule, Node
 
 from halfstep.errors import ModelError
-from halfstep.graph.tree import put
+from halfstep.graph.names import as_text, kind_of, own_name, set_stored_name
+from halfstep.graph.recorded import copied
+from halfstep.graph.tree import at, put
 
 _REGIONS = ("wrap_with_set_grad_enabled", "wrap_with_autocast")
 
@@ -32,17 +34,20 @@ def _inline(module: GraphModule, node: Node) -> None:
             f"A part of the network runs under autocast in {node.args[1] or 'another precision'} ('{node.name}'). "
             "Pass it without torch.autocast: halfstep quantizes the float32 network."
         )
+    region.meta.setdefault("names", {})
     inline_regions(region)
     known: dict[Node, Any] = dict(zip((n for n in region.graph.nodes if n.op == "placeholder"), node.args[place + 1 :], strict=True))
     with module.graph.inserting_before(node):
         for inner in region.graph.nodes:
             if inner.op == "get_attr":
-                path = f"{node.args[place].target}_{inner.target}"  # type: ignore[union-attr]
-                put(module, path, _attribute(region, str(inner.target)))
+                stored = at(region, str(inner.target))
+                path = own_name(module, kind_of(stored))
+                put(module, path, stored)
+                set_stored_name(module, path, as_text(str(inner.target)))
                 known[inner] = module.graph.get_attr(path)
                 known[inner].meta = dict(inner.meta)
             elif inner.op not in ("placeholder", "output"):
-                known[inner] = module.graph.node_copy(inner, lambda x: known[x])
+                known[inner] = copied(module.graph, inner, known)
     (results,) = next(n for n in region.graph.nodes if n.op == "output").args
     for user in list(node.users):
         assert user.target is operator.getitem and isinstance(results, (tuple, list))
@@ -52,12 +57,5 @@ def _inline(module: GraphModule, node: Node) -> None:
 
 
 def _submodule(module: GraphModule, node: Any) -> GraphModule | None:
-    value = _attribute(module, str(node.target)) if isinstance(node, Node) and node.op == "get_attr" else None
+    value = at(module, str(node.target)) if isinstance(node, Node) and node.op == "get_attr" else None
     return value if isinstance(value, GraphModule) else None
-
-
-def _attribute(module: GraphModule, path: str) -> Any:
-    value: Any = module
-    for part in path.split("."):
-        value = getattr(value, part)
-    return value

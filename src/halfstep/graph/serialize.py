@@ -2,6 +2,7 @@
 
 Operators are written by name ("aten.conv2d.default") and looked up again in ``torch.ops.aten`` or a short list of Python operators, so
 that a file can name nothing else. Modules are batch norms, dropouts (constructor arguments) and quantizers (registry name, configuration).
+What a file may hold beyond that is checked by `written`: nothing of it becomes code, and nothing is imported for it.
 """
 
 from __future__ import annotations
@@ -14,15 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
-from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
-from torch.utils import _pytree as pytree
 
 from halfstep.errors import GraphError
+from halfstep.graph import written
+from halfstep.graph.check import check
+from halfstep.graph.structure import form_of, return_as
 from halfstep.graph.tree import put
 from halfstep.grid import Grid
 from halfstep.quantizers import QUANTIZERS, AbstractQuantizer, AccumulatorQuantizer
 
-FORMAT = 1
+FORMAT = 2
 _PYTHON = {
     f"operator.{name}": getattr(operator, name) for name in ("getitem", "add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "pow")
 }
@@ -35,18 +37,13 @@ _META = ("name", "is_number")
 
 def to_json(graph: GraphModule) -> dict[str, Any]:
     """The structure of ``graph`` as plain values; its tensors are in ``graph.state_dict()``."""
-    codegen = graph.graph._codegen
-    pytree_info = None
-    if isinstance(codegen, _PyTreeCodeGen):
-        info = codegen.pytree_info
-        out_spec = None if info.out_spec is None else pytree.treespec_dumps(info.out_spec)
-        pytree_info = {"names": info.orig_args, "in": pytree.treespec_dumps(info.in_spec), "out": out_spec}
     return {
         "format": FORMAT,
         "batch_size": graph.meta["batch_size"],
         "notes": list(graph.meta["notes"]),
         "normalized": list(graph.meta["normalized"]),
-        "pytree": pytree_info,
+        "outputs": form_of(graph.graph),
+        "names": dict(graph.meta["names"]),
         "modules": {path: _module_to_json(graph, graph.get_submodule(path)) for path in sorted(_called_modules(graph))},
         "attributes": _attribute_kinds(graph),
         "nodes": [_node_to_json(node) for node in graph.graph.nodes],
@@ -56,19 +53,37 @@ def to_json(graph: GraphModule) -> dict[str, Any]:
 def from_json(saved: Mapping[str, Any], state: Mapping[str, Tensor]) -> GraphModule:
     """The graph that `to_json` described, with the tensors of ``state``; raises `GraphError` on anything it does not know."""
     if saved.get("format") != FORMAT:
-        raise GraphError(f"This graph was written in format {saved.get('format')}; this version of halfstep reads format {FORMAT}.")
+        raise GraphError(
+            f"This graph was written in format {saved.get('format')}; this version of halfstep reads format {FORMAT}. "
+            "Quantize the network again."
+        )
+    written.check_graph(saved, state)
+    try:
+        graph = _graph(saved, state)
+    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise GraphError(f"The graph in the file cannot be put together: {_first_line(error)}") from error
+    check(graph)
+    return graph
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _graph(saved: Mapping[str, Any], state: Mapping[str, Tensor]) -> GraphModule:
     root = nn.Module()
     for path, kind in saved["attributes"].items():
-        if path not in state:
-            raise GraphError(f"The weights of '{path}' are missing.")
         put(root, path, nn.Parameter(state[path], state[path].is_floating_point()) if kind == "parameter" else state[path])
     described = sorted(saved["modules"].items(), key=lambda item: item[1]["kind"] == AccumulatorQuantizer.name)  # after their sources
     for path, description in described:
         put(root, path, _module_from_json(root, description))
-    graph = _nodes_from_json(saved)
-    module = GraphModule(root, graph)
+    module = GraphModule(root, _nodes_from_json(saved))
     module.load_state_dict(dict(state), strict=True)
-    module.meta = {"batch_size": saved["batch_size"], "notes": list(saved["notes"]), "normalized": list(saved.get("normalized", ()))}
+    module.meta = {
+        "batch_size": saved["batch_size"],
+        **{key: list(saved[key]) for key in ("notes", "normalized")},
+        "names": dict(saved["names"]),
+    }
     return module.eval()
 
 
@@ -141,6 +156,9 @@ def _function(name: str) -> Callable[..., Any]:
     overload = getattr(getattr(torch.ops.aten, parts[1], None), parts[2], None) if len(parts) == 3 and parts[0] == "aten" else None
     if not isinstance(overload, torch._ops.OpOverload):
         raise GraphError(f"The file names the operator '{name}', which this version of torch does not have.")
+    schema = overload._schema
+    if schema.is_mutable or not schema.returns or any(argument.name == "filename" for argument in schema.arguments):
+        raise GraphError(f"The file names the operator '{name}', which does more than to compute a value.")
     return overload
 
 
@@ -180,9 +198,7 @@ def _value_from_json(value: Any, nodes: Mapping[str, Node]) -> Any:
             return float(content)
         case "device":
             return torch.device(content)
-        case "dtype" | "layout" | "memory_format":
-            return getattr(torch, content.removeprefix("torch."))
-    raise GraphError(f"The file holds an argument of unknown kind '{kind}'.")
+    return written.torch_value(kind, content)
 
 
 def _nodes_from_json(saved: Mapping[str, Any]) -> Graph:
@@ -191,18 +207,19 @@ def _nodes_from_json(saved: Mapping[str, Any]) -> Graph:
         target = _function(entry["target"]) if entry["op"] == "call_function" else entry["target"]
         arguments = tuple(_value_from_json(entry["args"], nodes))
         keywords = {key: _value_from_json(value, nodes) for key, value in entry["kwargs"].items()}
+        written.check_keywords(entry["target"], target, keywords)
         node = graph.create_node(entry["op"], target, arguments, keywords, name=entry["id"])
+        if node.name != entry["id"]:
+            raise GraphError(f"The node '{entry['id']}' cannot have that name.")
         node.meta = dict(entry["meta"])
         if "shape" in node.meta:
-            node.meta |= {"shape": tuple(node.meta["shape"]), "dtype": getattr(torch, node.meta["dtype"].removeprefix("torch."))}
+            node.meta |= {"shape": tuple(node.meta["shape"]), "dtype": written.torch_value("dtype", node.meta["dtype"])}
         nodes[entry["id"]] = node
-    if saved["pytree"] is not None:
-        info = saved["pytree"]
-        out_spec = None if info["out"] is None else pytree.treespec_loads(info["out"])
-        graph.set_codegen(_PyTreeCodeGen(_PyTreeInfo(info["names"], pytree.treespec_loads(info["in"]), out_spec)))
+    if saved["outputs"] is not None:
+        return_as(graph, saved["outputs"])
     return graph
 
 
 def duplicate(graph: GraphModule) -> GraphModule:
     """A copy that shares no tensor with ``graph``."""
-    return from_json(to_json(graph), {name: tensor.detach().clone() for name, tensor in graph.state_dict().items()})
+    return _graph(to_json(graph), {name: tensor.detach().clone() for name, tensor in graph.state_dict().items()})

@@ -50,8 +50,9 @@ class Statistics:
 
     def save(self, path: Path) -> None:
         """Write a safetensors file."""
-        tensors = {name: histogram.to_tensor() for name, histogram in sorted(self.histograms.items())}
-        header = {"fingerprint": self.fingerprint, "num_samples": self.num_samples, "values": self.values}
+        names = sorted(self.histograms)  # in the header: a key of a safetensors file is not any text
+        tensors = {str(index): self.histograms[name].to_tensor() for index, name in enumerate(names)}
+        header = {"fingerprint": self.fingerprint, "num_samples": self.num_samples, "values": self.values, "names": names}
         safetensors.torch.save_file(tensors, path, {"halfstep": json.dumps(header)})
 
     @classmethod
@@ -60,7 +61,7 @@ class Statistics:
         try:
             with safetensors.safe_open(path, "pt") as file:
                 header = json.loads(file.metadata()["halfstep"])
-                histograms = {name: Histogram.from_tensor(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+                histograms = {name: Histogram.from_tensor(file.get_tensor(str(index))) for index, name in enumerate(header["names"])}
             return cls(header["fingerprint"], header["num_samples"], histograms, header["values"])
         except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
             raise CalibrationError(f"'{path}' holds no statistics of halfstep: {error}.") from error

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
+from halfstep.graph.names import NamedNetwork, as_text
 from halfstep.graph.run import observe
 
 _LEAST_ALLOWED, _MOST_ALLOWED = 1e-4, 1e-1
@@ -122,6 +123,7 @@ def module_values(model: nn.Module) -> Iterator[Values]:
     """Entries of what the modules of ``model`` return inside the block, under the names that the nodes of its graph have."""
     found: Values = {}
     calls: Counter[str] = Counter()
+    names = model.names if isinstance(model, NamedNetwork) else {}
 
     def keep(path: str) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -131,7 +133,7 @@ def module_values(model: nn.Module) -> Iterator[Values]:
 
         return hook
 
-    handles = [module.register_forward_hook(keep(path)) for path, module in model.named_modules() if path]
+    handles = [module.register_forward_hook(keep(as_text(names.get(path, path)))) for path, module in model.named_modules() if path]
     try:
         yield found
     finally:

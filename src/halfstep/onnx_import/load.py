@@ -12,8 +12,9 @@ from halfstep.errors import ModelError
 def load_onnx(path: str | Path, strip_quantization: bool = False) -> nn.Module:
     """The network in an ONNX file (opset 11 to 28), as an ``nn.Module`` that `quantize`, `evaluate` and torch itself take.
 
-    It takes the inputs of the file in their order and returns a tensor, or a tuple where the file has several outputs. Parameters have the
-    names of the file's initializers, nodes those of its nodes, and its class (the network's name in reports) that of the file.
+    It takes the inputs of the file in their order and returns a tensor, or a tuple where the file has several outputs. ``names`` of the
+    result maps the paths of its parameters and modules to what the file calls its initializers and nodes; its class (the network's name in
+    reports) has the name of the file.
     strip_quantization: read a file that holds QuantizeLinear and DequantizeLinear as the float network between them. Raises `ModelError`
     that names the operator or tensor, and the way out.
     """

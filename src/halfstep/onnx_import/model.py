@@ -15,6 +15,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto
 
 from halfstep.errors import ModelError
 from halfstep.onnx_import.tensors import DAMAGED, TORCH_TYPES, Array, first_line, read_tensor, type_name
+from halfstep.onnx_import.text import refuse_other_bytes
 
 MIN_OPSET, MAX_OPSET = 11, 28
 _KINDS = (
@@ -102,6 +103,7 @@ def from_proto(proto: ModelProto, folder: Path | None, where: str) -> OnnxGraph:
 
 def _whole(proto: ModelProto, where: str) -> ModelProto:
     """The model with its functions written out, once it is found to hold a network."""
+    refuse_other_bytes(proto, where)
     if not proto.graph.output:
         raise ModelError(f"'{where}' holds no network: it names no output. It may be truncated: copy or export it again.")
     return _inlined(proto, where) if proto.functions else proto
@@ -166,7 +168,7 @@ def _add_operations(found: OnnxGraph, graph: GraphProto) -> None:
 def _operation(node: NodeProto, index: int, names: set[str], opset: int) -> Operation:
     name = node.name or f"{node.op_type}_{index}"
     while name in names:
-        name += "_"
+        name = f"{name}_{index}"
     names.add(name)
     operation = Operation(name, node.op_type, tuple(node.input), tuple(node.output), {})
     if node.domain not in ("", "ai.onnx") and (node.domain, node.op_type) not in _CONTRIBUTED:

@@ -1,21 +1,21 @@
-"""The network in an ONNX file as an ``nn.Module``: parameters under the names of its initializers, a module for each of its nodes.
+"""The network in an ONNX file as an ``nn.Module``, with a module for each of its nodes.
 
-The modules are there for their names alone: torch.export notes in which module an operator was recorded, and `graph.names` calls it so.
+The modules are there for their names alone: torch.export notes in which module an operator was recorded. Names in a file are any text, so
+that none of them is the name of an attribute: `OnnxNetwork.names` holds them.
 """
 
 from __future__ import annotations
 
 import inspect
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import final
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.fx import GraphModule
 
 from halfstep.errors import DataError
+from halfstep.graph.names import NamedNetwork, as_text
 from halfstep.graph.tree import put
 from halfstep.onnx_import.call import Known, Result, Translation, Value
 from halfstep.onnx_import.model import Input, OnnxGraph, Operation
@@ -38,7 +38,7 @@ class OneOperation(nn.Module):
         return compute(self._translation, self._operation, self._opset, inputs)
 
 
-class OnnxNetwork(nn.Module):
+class OnnxNetwork(NamedNetwork):
     """Call it with one tensor for each input of the file, in its order; returns a tensor, or a tuple where the file has several outputs.
 
     Sizes that the file fixes are demanded. Made by `load_onnx`.
@@ -48,35 +48,32 @@ class OnnxNetwork(nn.Module):
         super().__init__()
         self._graph = graph
         self._checked: set[tuple[torch.Size, ...]] = set()
-        paths = _Paths()
-        self._operations = {operation.name: paths.module(operation.name) for operation in graph.operations}
-        for operation in sorted(graph.operations, key=lambda operation: self._operations[operation.name].count(".")):
+        self.names: dict[str, str] = {}
+        self.input_names = tuple(value.name for value in graph.inputs)
+        self._operations = {operation.name: f"n_{index}" for index, operation in enumerate(graph.operations)}
+        for operation in graph.operations:
             put(self, self._operations[operation.name], OneOperation(operation, graph.opset))
+            self.names[self._operations[operation.name]] = operation.name
         self._state: dict[str, tuple[str, ...]] = {}
         for operation in (operation for operation in graph.operations if _has_state(graph, operation)):
-            folder = self._batch_norm_folder(operation)
-            self._state[operation.name] = tuple(paths.tensor(f"{folder}.{name}") for name in STATE)
-            for name, constant, path in zip(STATE, operation.inputs[1:], self._state[operation.name], strict=True):
-                tensor = to_torch(graph.constants[constant])
-                put(self, path, tensor if name.startswith("running") else nn.Parameter(tensor))
+            tensors = [to_torch(graph.constants[constant]) for constant in operation.inputs[1:]]
+            self._state[operation.name] = tuple(
+                self._store(f"{operation.name}.{name}", tensor if name.startswith("running") else nn.Parameter(tensor))
+                for name, tensor in zip(STATE, tensors, strict=True)
+            )
         self._stored: dict[str, str] = {}
         for name in _stored_constants(graph):
-            self._stored[name] = paths.tensor(name)
             tensor = _parameter(graph.constants[name])
-            put(self, self._stored[name], tensor)
+            self._stored[name] = self._store(name, tensor)
             graph.constants[name] = to_numpy(tensor)  # the same memory: a large network is held once
         self.train(False)
 
-    def _batch_norm_folder(self, operation: Operation) -> str:
-        """Where capture puts a batch norm's module: the node's own path, unless something else lies below it."""
-        path = self._operations[operation.name]
-        others = [*self._graph.constants, *self._operations.values()]
-        return f"{path}.batch_norm" if any(other.startswith(f"{path}.") for other in others) else path
-
-    @property
-    def input_names(self) -> tuple[str, ...]:
-        """The names of the inputs as they stand in the file."""
-        return tuple(value.name for value in self._graph.inputs)
+    def _store(self, name: str, tensor: Tensor) -> str:
+        """Keep a tensor that the file calls ``name``; its path."""
+        path = f"t_{len(self._parameters) + len(self._buffers)}"
+        put(self, path, tensor)
+        self.names[path] = name
+        return path
 
     def compute(self, inputs: Sequence[Tensor]) -> Tensor | tuple[Tensor, ...]:
         """What `forward` does, whatever its arguments are called."""
@@ -98,20 +95,15 @@ class OnnxNetwork(nn.Module):
 
     def _execute(self, operation: Operation, inputs: tuple[Value | None, ...]) -> Result:
         if operation.name in self._state:
-            tensors = [self._at(path) for path in self._state[operation.name]]
+            tensors = [getattr(self, path) for path in self._state[operation.name]]
             known = [value for value in inputs[1:] if isinstance(value, Known)]
             inputs = (inputs[0], *(Known(value.array, tensor) for value, tensor in zip(known, tensors, strict=True)))
-        module = self.get_submodule(self._operations[operation.name])
+        module = getattr(self, self._operations[operation.name])
         result: Result = module(*inputs)
         return result
 
     def _tensor(self, name: str) -> Tensor | None:
-        return self._at(self._stored[name]) if name in self._stored else None
-
-    def _at(self, path: str) -> Tensor:
-        parent, _, leaf = path.rpartition(".")
-        tensor: Tensor = getattr(self.get_submodule(parent), leaf)
-        return tensor
+        return getattr(self, self._stored[name]) if name in self._stored else None
 
     def _check(self, inputs: Sequence[Tensor]) -> None:
         """Number, type and given sizes of the inputs."""
@@ -138,20 +130,15 @@ def _described(value: Input) -> str:
 
 
 def network(graph: OnnxGraph, name: str) -> OnnxNetwork:
-    """The module, of a class called ``name``; its ``forward`` calls its arguments as the file calls its inputs, as far as Python allows."""
-    parameters = [inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
-    for value in graph.inputs:
-        argument = re.sub(r"\W", "_", value.name)
-        argument = argument if argument.isidentifier() else f"input_{argument}"
-        while argument in [parameter.name for parameter in parameters]:
-            argument += "_"
-        parameters.append(inspect.Parameter(argument, inspect.Parameter.POSITIONAL_OR_KEYWORD))
+    """The module, of a class called ``name``."""
+    inputs = [inspect.Parameter(f"x_{index}", inspect.Parameter.POSITIONAL_OR_KEYWORD) for index in range(len(graph.inputs))]
 
     def forward(self: OnnxNetwork, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         return self.compute(inputs)
 
-    forward.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    kind: type[OnnxNetwork] = type(name, (OnnxNetwork,), {"forward": forward, "__doc__": OnnxNetwork.__doc__})
+    own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    forward.__signature__ = inspect.Signature([own, *inputs])  # type: ignore[attr-defined]
+    kind: type[OnnxNetwork] = type(as_text(name), (OnnxNetwork,), {"forward": forward, "__doc__": OnnxNetwork.__doc__})
     return kind(graph)
 
 
@@ -183,47 +170,3 @@ def _as_tensor(value: Value) -> Tensor:
     if isinstance(value, Tensor):
         return value
     return value.tensor if value.tensor is not None else to_torch(value.array)
-
-
-_RESERVED = {*dir(OnnxNetwork), *dir(GraphModule), *vars(nn.Module()), "meta", "_graph", "_checked", "_operations", "_stored", "_state"}
-
-
-_EXPORTERS = re.compile(r"val_\d+")  # what PyTorch's ONNX exporter calls values it makes itself: its files go out again through it
-
-
-def _is_reserved(part: str) -> bool:
-    return not part or part in _RESERVED or part.startswith("__") or _EXPORTERS.fullmatch(part) is not None
-
-
-class _Paths:
-    """Names of the file as paths of modules and tensors: no part empty or taken by PyTorch, no tensor above another."""
-
-    def __init__(self) -> None:
-        self._modules: set[str] = set()
-        self._above: set[str] = set()  # what holds something
-        self._tensors: set[str] = set()
-
-    def module(self, name: str) -> str:
-        """The path of a node's module."""
-        path = self._free(name, lambda path: path in self._modules)
-        self._modules.add(path)
-        self._above.update(_prefixes(path))
-        return path
-
-    def tensor(self, name: str) -> str:
-        """The path of a constant."""
-        path = self._free(name, lambda path: path in self._modules or path in self._above)
-        self._tensors.add(path)
-        self._above.update(_prefixes(path))
-        return path
-
-    def _free(self, name: str, is_taken: Callable[[str], bool]) -> str:
-        path = ".".join(f"{part}_" if _is_reserved(part) else part for part in name.split("."))
-        while path in self._tensors or is_taken(path) or self._tensors.intersection(_prefixes(path)):
-            path += "_"
-        return path
-
-
-def _prefixes(path: str) -> list[str]:
-    parts = path.split(".")
-    return [".".join(parts[:count]) for count in range(1, len(parts))]

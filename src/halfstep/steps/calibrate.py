@@ -30,7 +30,7 @@ from halfstep.errors import CalibrationError, GraphError, first_few
 from halfstep.graph.edges import activation_quantizers, behind_quantizer, quantizer_of, rounded_tensors, unquantized
 from halfstep.graph.edit import attribute
 from halfstep.graph.masking import is_probability
-from halfstep.graph.names import operator_name
+from halfstep.graph.names import operator_name, stored_name
 from halfstep.graph.operators import WeightedLayer, weighted_layers
 from halfstep.graph.scores import find_scores
 from halfstep.quantizers import AccumulatorQuantizer, UniformQuantizer, quantizers
@@ -123,7 +123,7 @@ class Calibrate(AbstractStep):
         """Every quantizer is calibrated and switched on."""
         for path, quantizer in quantizers(graph):
             if not (quantizer.is_calibrated and quantizer.is_enabled):
-                raise GraphError(f"Quantizer '{path}' has no scale after calibration.")
+                raise GraphError(f"Quantizer '{stored_name(graph, path)}' has no scale after calibration.")
 
 
 def _table(graph: GraphModule, node: Node) -> Distribution | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from halfstep.holds import Hold
 
 _KEY_FILE = "run.json"
 _REST = "rest"
+_LONGEST = 50  # letters of a name in a file's; four bytes each at most
 
 
 @dataclass(frozen=True)
@@ -112,5 +114,7 @@ class Checkpoint:
                 temporary.write_text(json.dumps(self.key, indent=2) + "\n", encoding="utf-8")
 
     def _path(self, step: str, name: str) -> Path:
-        plain = "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in name)
+        plain = "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in name)[:_LONGEST]
+        if plain != name:  # of two names that look alike then, each has a file of its own
+            plain += f"-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
         return self.folder / f"{step}-{plain}.safetensors"

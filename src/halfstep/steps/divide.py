@@ -21,9 +21,9 @@ from torch import ops as torch_ops
 from torch.fx import GraphModule, Node
 
 from halfstep.graph.chains import Chain
-from halfstep.graph.channels import num_reads, scale_outputs
+from halfstep.graph.channels import beside, num_reads, scale_outputs
 from halfstep.graph.edit import add_parameter, attribute, free_name, set_parameter
-from halfstep.graph.names import operator_name
+from halfstep.graph.names import operator_name, stored_name
 from halfstep.graph.operators import WeightedLayer, argument
 
 _DROPOUTS = ("Dropout", "dropout")
@@ -53,7 +53,9 @@ def division(graph: GraphModule, source: Node, readers: list[WeightedLayer], cha
 
 def insert_division(graph: GraphModule, source: Node, readers: list[WeightedLayer], factor: Tensor) -> None:
     """Put x / s in front of ``readers``, which read x from ``source``."""
-    vector = add_parameter(graph, _path(readers, "smoothing"), factor.to(attribute(graph, readers[0].weight).dtype), before=readers[0].node)
+    vector = add_parameter(
+        graph, beside(graph, readers[0], "smoothing"), factor.to(attribute(graph, readers[0].weight).dtype), before=readers[0].node
+    )
     with graph.graph.inserting_before(readers[0].node):
         quotient = graph.graph.call_function(torch_ops.aten.div.Tensor, (source, vector))
     quotient.meta = {**source.meta, "name": f"{readers[0].name}:smoothing"}
@@ -95,8 +97,8 @@ def _divide_copy(graph: GraphModule, way: list[Node], vectors: list[Node], reade
     first = readers[0].node
     instead: dict[Node, Node] = {}
     for vector in vectors:
-        path = _path(readers, f"norm_{str(vector.target).rpartition('.')[2]}")
-        instead[vector] = add_parameter(graph, path, _divided(attribute(graph, vector), factor), before=first)
+        name = beside(graph, readers[0], f"norm_{stored_name(graph, str(vector.target)).rpartition('.')[2]}")
+        instead[vector] = add_parameter(graph, name, _divided(attribute(graph, vector), factor), before=first)
     for node in way:
         with graph.graph.inserting_before(first):
             copy = graph.graph.node_copy(node, lambda x: instead.get(x, x))
@@ -108,8 +110,3 @@ def _divide_copy(graph: GraphModule, way: list[Node], vectors: list[Node], reade
 
 def _divided(value: Tensor, factor: Tensor) -> Tensor:
     return (value.double() / factor).to(value.dtype)
-
-
-def _path(readers: list[WeightedLayer], name: str) -> str:
-    """Of a new parameter beside the first layer's weight."""
-    return f"{str(readers[0].weight.target).rpartition('.')[0]}.{name}".lstrip(".")

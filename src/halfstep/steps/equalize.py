@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from halfstep.graph.chains import Chain, chains, clip_bounds, moved, output_place
-from halfstep.graph.channels import blocks, scale_channels, scale_outputs
+from halfstep.graph.channels import beside, blocks, scale_channels, scale_outputs
 from halfstep.graph.edit import add_parameter, attribute, finish, set_parameter
 from halfstep.graph.names import operator_name
 from halfstep.graph.operators import WeightedLayer
@@ -116,7 +116,7 @@ def _bound_channels(graph: GraphModule, chain: Chain, node: Node, factor: Tensor
     shape = [1] * len(node.meta["shape"])
     shape[place.axis] = -1
     bounds = (clip_bounds(node)[1] / factor).repeat_interleave(place.block).view(shape).to(attribute(graph, chain.first.weight).dtype)
-    read = add_parameter(graph, f"{str(chain.first.weight.target).rpartition('.')[0]}.{node.name}_bounds".lstrip("."), bounds, before=node)
+    read = add_parameter(graph, beside(graph, chain.first, f"{node.name}_bounds"), bounds, before=node)
     with graph.graph.inserting_after(node):
         bounded = graph.graph.call_function(torch.ops.aten.minimum.default, (node, read))
     bounded.meta = {**node.meta, "name": f"{node.meta['name']}:bounds"}

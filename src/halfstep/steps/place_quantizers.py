@@ -32,8 +32,6 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-import re
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import final
@@ -44,7 +42,7 @@ from halfstep.errors import GraphError, did_you_mean
 from halfstep.graph.edges import quantizer_of
 from halfstep.graph.edit import add_parameter, attribute, finish, insert_quantizer
 from halfstep.graph.masking import is_mask_sum
-from halfstep.graph.names import operator_name
+from halfstep.graph.names import operator_name, stored_name
 from halfstep.graph.operators import (
     ASKING,
     NORMS,
@@ -75,13 +73,13 @@ class PlaceQuantizers(AbstractStep):
 
     def apply(self, graph: GraphModule, context: Context) -> GraphModule:
         """Plan on the float graph, then insert."""
-        places, paths = places_of(graph), _paths(graph)
+        places = places_of(graph)
         owners, grids = plan_grids(graph, context.scheme, places)
         context.notes.extend(_unmatched(context.scheme, places.values()))
-        shared = {owner: (paths[owner], UniformQuantizer(grid)) for owner, grid in grids.items() if grid is not None}
+        shared = {owner: UniformQuantizer(grid) for owner, grid in grids.items() if grid is not None}
         for node, owner in owners.items():
             if owner in shared:
-                edge = insert_quantizer(graph, node, *shared[owner])
+                edge = insert_quantizer(graph, node, shared[owner])
                 _round_again(graph, edge, places[owner], context.scheme)
         _quantize_weights(graph, context.scheme)
         _untie_tables(graph)
@@ -101,7 +99,7 @@ def _round_again(graph: GraphModule, edge: Node, place: Place, scheme: Scheme) -
     wide, narrow = quantizer_of(edge), scheme.activation_grid(dataclasses.replace(place, is_shortcut=False))
     layers = [user for user in edge.users if multiplies(user)]
     if layers and wide is not None and narrow is not None and narrow != wide.grid:
-        insert_quantizer(graph, edge, f"{edge.target}_of_layers", UniformQuantizer(narrow), layers)
+        insert_quantizer(graph, edge, UniformQuantizer(narrow), layers)
 
 
 def _unmatched(scheme: Scheme, places: Iterable[Place]) -> list[str]:
@@ -255,19 +253,8 @@ def _may_stay_in_float(node: Node, scheme: Scheme) -> bool:
     return all(user.op == "output" or (role_of(user) is Role.PASS and _may_stay_in_float(user, scheme)) for user in node.users)
 
 
-def _paths(graph: GraphModule) -> dict[Node, str]:
-    """Where the quantizer of each node's output lives; names that differ in their punctuation alone get different paths."""
-    uses: Counter[str] = Counter()
-    paths = {}
-    for node in graph.graph.nodes:
-        plain = re.sub(r"\W", "_", str(node.meta["name"]))
-        uses[plain] += 1
-        paths[node] = f"quantizers.{plain}" if uses[plain] == 1 else f"quantizers.{plain}__{uses[plain]}"
-    return paths
-
-
 def _quantize_weights(graph: GraphModule, scheme: Scheme) -> None:
-    layers, paths = weighted_layers(graph), _paths(graph)
+    layers = weighted_layers(graph)
     readers: dict[Node, list[Node]] = {}
     for layer in layers:
         readers.setdefault(layer.weight, []).append(layer.node)
@@ -279,7 +266,7 @@ def _quantize_weights(graph: GraphModule, scheme: Scheme) -> None:
         grid = grids[layer.node]
         if grid is not None:
             sizes = grid.scale_shape(attribute(graph, layer.weight).shape)
-            insert_quantizer(graph, layer.weight, paths[layer.weight], UniformQuantizer(grid, *sizes), sharing)
+            insert_quantizer(graph, layer.weight, UniformQuantizer(grid, *sizes), sharing)
 
 
 def _untie_tables(graph: GraphModule) -> None:
@@ -289,18 +276,17 @@ def _untie_tables(graph: GraphModule) -> None:
     for node in [node for node in graph.graph.nodes if operator_name(node) == "embedding"]:
         table = node.args[0]
         if isinstance(table, Node) and table.op == "get_attr" and table.target in rounded:
-            node.update_arg(0, add_parameter(graph, f"{table.target}_of_rows", attribute(graph, table).clone(), before=node))
+            name = f"{stored_name(graph, str(table.target))}_of_rows"
+            node.update_arg(0, add_parameter(graph, name, attribute(graph, table).clone(), before=node))
 
 
 def _quantize_biases(graph: GraphModule) -> None:
-    paths = _paths(graph)
     for layer in weighted_layers(graph):
         sources = quantizer_of(layer.input), quantizer_of(layer.weight)
         if not all(isinstance(source, UniformQuantizer) for source in sources) or sources[1].grid.group_size is not None:  # type: ignore[union-attr]
             continue
         if layer.bias is not None and layer.bias.op == "get_attr":
-            path = f"{paths[layer.bias]}_of_{layer.node.name}"
-            insert_quantizer(graph, layer.bias, path, _bias_quantizer(layer, sources), [layer.node])  # type: ignore[arg-type]
+            insert_quantizer(graph, layer.bias, _bias_quantizer(layer, sources), [layer.node])  # type: ignore[arg-type]
 
 
 def _bias_quantizer(layer: WeightedLayer, sources: tuple[UniformQuantizer, UniformQuantizer]) -> AbstractQuantizer:

@@ -26,11 +26,10 @@ from pydantic import AfterValidator, Field
 from torch import Tensor
 from torch.fx import GraphModule
 
-from halfstep.graph.channels import has_own_parameters
-from halfstep.graph.edit import attribute, finish, replace_parameter
+from halfstep.graph.channels import beside, has_own_parameters
+from halfstep.graph.edit import add_read, attribute, finish, replace_parameter
 from halfstep.graph.names import operator_name
 from halfstep.graph.operators import WeightedLayer, weighted_layers
-from halfstep.graph.tree import put
 from halfstep.grid import Grid
 from halfstep.ranges import RANGES, Distribution
 from halfstep.registry import Spec
@@ -104,12 +103,9 @@ def split(weight: Tensor, axis: int, num_new: int, step: Tensor) -> tuple[Tensor
 def _repeat_channels(graph: GraphModule, layer: WeightedLayer, sources: list[int]) -> None:
     """Put an `index_select` between the layer and its input."""
     axis = layer.channel_axis(layer.input)
-    path = f"{str(layer.weight.target).rpartition('.')[0]}.split_channels".lstrip(".")
-    put(graph, path, torch.tensor(sources))
+    indices = add_read(graph, beside(graph, layer, "split_channels"), torch.tensor(sources), before=layer.node)
     with graph.graph.inserting_before(layer.node):
-        indices = graph.graph.get_attr(path)
         selected = graph.graph.call_function(torch.ops.aten.index_select.default, (layer.input, axis, indices))
-    indices.meta = {"name": path, "shape": (len(sources),), "dtype": torch.int64}
     shape = list(layer.input.meta["shape"])
     shape[axis] = len(sources)
     selected.meta = {**layer.input.meta, "name": f"{layer.name}:split_channels", "shape": tuple(shape)}

@@ -237,8 +237,7 @@ def _merged(batches: Iterable[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...
 
 def _call(node: Node, graph: GraphModule, load: Callable[[Node], Any]) -> Any:
     if node.op == "get_attr":
-        parent, _, leaf = str(node.target).rpartition(".")
-        return getattr(graph.get_submodule(parent), leaf)
+        return getattr(graph, str(node.target))
     args, kwargs = map_arg(node.args, load), map_arg(node.kwargs, load)
     target: Any = graph.get_submodule(str(node.target)) if node.op == "call_module" else node.target
     return target(*args, **kwargs)

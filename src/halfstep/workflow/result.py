@@ -16,6 +16,7 @@ from torch.fx import GraphModule
 
 from halfstep.errors import ExportError, GraphError, ModelError
 from halfstep.files import atomic_directory
+from halfstep.graph.edit import named_state
 from halfstep.graph.serialize import from_json, to_json
 from halfstep.graph.statistics import Statistics
 from halfstep.integer.program import IntegerProgram
@@ -94,6 +95,10 @@ class Result:
             onnx=onnx,
             integer=None if self.program is None else evaluate(self.program, prepared, metric),
         )
+
+    def named_state(self) -> dict[str, Tensor]:
+        """The tensors of the simulated network by the user's names, "conv1.weight"; keys of its ``state_dict`` are halfstep's own."""
+        return named_state(self.model)
 
     def save(self, directory: str | Path, force: bool = False) -> None:
         """Write everything to ``directory``, whole or not at all; an existing one with content is refused unless ``force``.

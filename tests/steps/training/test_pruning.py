@@ -17,6 +17,7 @@ import halfstep as hs
 from halfstep.demo.network import digits_network
 from halfstep.errors import RecipeError
 from halfstep.graph.edges import quantizer_of
+from halfstep.graph.edit import tensor_named
 from halfstep.graph.operators import weighted_layers
 from halfstep.quantizers import UniformQuantizer
 from halfstep.steps.training.pruning import Pruning, PruningOptions
@@ -65,27 +66,27 @@ def test_all_zeros_are_there_in_the_end_and_masks_are_found_a_bounded_number_of_
 
 def test_unstructured_the_smallest_weights_go_and_stay() -> None:
     trainable, pruning = prepared({"sparsity": 0.75, "exclude": ["last"]})
-    before = trainable.network.get_parameter("second.weight").detach().clone()
-    last = trainable.network.get_parameter("last.weight").detach().clone()
+    before = tensor_named(trainable.network, "second.weight").detach().clone()
+    last = tensor_named(trainable.network, "last.weight").detach().clone()
     pruning.update(0, 8)
     num = round(0.75 * (1 - 0.75**3) * before.numel())
-    after = trainable.network.get_parameter("second.weight").detach()
+    after = tensor_named(trainable.network, "second.weight").detach()
     gone = after == 0
     assert int(gone.sum()) == num
     assert before[gone].abs().max() <= before[~gone].abs().min()
     with torch.no_grad():
-        trainable.network.get_parameter("second.weight").add_(5.0)
+        tensor_named(trainable.network, "second.weight").add_(5.0)
     pruning.update(3, 8)
     assert bool((after[gone] == 0).all())
     assert int((after == 0).sum()) == round(0.75 * before.numel())
-    assert torch.equal(trainable.network.get_parameter("last.weight"), last)
+    assert torch.equal(tensor_named(trainable.network, "last.weight"), last)
     assert "75.0 % of the weights of 2 layers" in pruning.note()
 
 
 @pytest.mark.parametrize(("pattern", "zeros"), [("2:4", 2), ("1:4", 3), ("3:4", 1)])
 def test_of_every_four_neighbours_the_largest_stay(pattern: str, zeros: int) -> None:
     trainable, pruning = prepared({"pattern": pattern})
-    weight = trainable.network.get_parameter("first.weight")
+    weight = tensor_named(trainable.network, "first.weight")
     before = weight.detach().movedim(1, -1).reshape(-1, 4).abs().clone()
     for step in range(8):
         pruning.update(step, 8)
@@ -109,8 +110,8 @@ def test_channels_with_the_least_gain_times_length_give_nothing_any_more() -> No
     handle.remove()
     zero = (seen["y"] == 0).all(0).flatten(1).all(1)
     assert sorted(torch.nonzero(zero).flatten().tolist()) == sorted(least.tolist())
-    bias = trainable.network.get_parameter("second.bias")
-    pruned = trainable.network.get_parameter("second.weight").flatten(1).eq(0).all(1)
+    bias = tensor_named(trainable.network, "second.bias")
+    pruned = tensor_named(trainable.network, "second.weight").flatten(1).eq(0).all(1)
     assert int(pruned.sum()) == 1
     assert bool((bias[pruned] == 0).all()) and bool((bias[~pruned] != 0).all())
     assert pruning.skipped == ["last"]

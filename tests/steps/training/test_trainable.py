@@ -12,7 +12,7 @@ import halfstep as hs
 from halfstep.errors import ExportError, LoweringError
 from halfstep.export.mark import mark
 from halfstep.graph.edges import behind_quantizer, quantizer_of
-from halfstep.graph.edit import attribute
+from halfstep.graph.edit import attribute, tensor_named
 from halfstep.graph.operators import weighted_layers
 from halfstep.graph.serialize import duplicate, from_json, to_json
 from halfstep.integer.lower import lower
@@ -98,7 +98,7 @@ def test_weights_behind_a_live_norm_have_length_1() -> None:
     trainable, _ = made(Setup("lsq", "lsq", "calibrated", "float", "live"))
     for layer in weighted_layers(trainable.network):
         if layer.name == "inner":
-            lengths = trainable.network.get_parameter("inner.weight").flatten(1).norm(dim=1)
+            lengths = tensor_named(trainable.network, "inner.weight").flatten(1).norm(dim=1)
             torch.testing.assert_close(lengths, torch.ones(8), rtol=1e-5, atol=0)
 
 
@@ -107,8 +107,8 @@ def test_codes_are_those_of_before_where_it_starts_from_them() -> None:
     for layer, twin in zip(weighted_layers(result.model), weighted_layers(trainable.network), strict=True):
         before, after = quantizer_of(layer.weight), quantizer_of(twin.weight)
         assert before is not None and after is not None
-        codes = before.quantize(result.model.get_parameter(f"{layer.name}.weight")).codes
-        assert torch.equal(after.quantize(trainable.network.get_parameter(f"{layer.name}.weight")).codes, codes)
+        codes = before.quantize(tensor_named(result.model, f"{layer.name}.weight")).codes
+        assert torch.equal(after.quantize(tensor_named(trainable.network, f"{layer.name}.weight")).codes, codes)
 
 
 @pytest.mark.parametrize("batch_norm", ["live", "folded"])
@@ -123,13 +123,13 @@ def test_what_is_put_back_computes_the_same(kind: hs.Recipe, batch_norm: str, pe
     for layer, twin in zip(weighted_layers(graph), weighted_layers(trainable.network), strict=True):
         quantizer, learned = quantizer_of(layer.weight), quantizer_of(twin.weight)
         assert isinstance(quantizer, UniformQuantizer) and learned is not None
-        stored, trained = graph.get_parameter(f"{layer.name}.weight"), learned(trainable.network.get_parameter(f"{layer.name}.weight"))
+        stored, trained = tensor_named(graph, f"{layer.name}.weight"), learned(tensor_named(trainable.network, f"{layer.name}.weight"))
         assert torch.equal(quantizer(stored), stored)
         norm = trainable.network.get_submodule(trainable.norms[layer.name]) if layer.name in trainable.norms else None
-        bias = graph.get_parameter(f"{layer.name}.bias")
+        bias = tensor_named(graph, f"{layer.name}.bias")
         if norm is None:
             torch.testing.assert_close(stored, trained, rtol=1e-6, atol=0)
-            assert torch.equal(bias, trainable.network.get_parameter(f"{layer.name}.bias"))
+            assert torch.equal(bias, tensor_named(trainable.network, f"{layer.name}.bias"))
         else:
             assert isinstance(norm, LiveNorm)
             factor, shift = norm.affine()
@@ -157,7 +157,7 @@ def test_the_papers_start_reaches_every_quantizer() -> None:
     for name, module in trainable.network.named_modules():
         if isinstance(module, AbstractLearnedQuantizer) and not module.is_weight:
             assert float(module.clipping_point.value) == 3.0, name  # type: ignore[union-attr, operator]
-    weight = trainable.network.get_parameter("inner.weight")
+    weight = tensor_named(trainable.network, "inner.weight")
     expected = 2 * weight.flatten(1).abs().mean(1) / 7**0.5
     quantizer = next(quantizer_of(layer.weight) for layer in weighted_layers(trainable.network) if layer.name == "inner")
     torch.testing.assert_close(quantizer.step.value, expected.detach())  # type: ignore[union-attr]

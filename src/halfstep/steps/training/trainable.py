@@ -24,7 +24,7 @@ from torch.fx import GraphModule, Node
 from halfstep.graph.capture import in_eval_mode
 from halfstep.graph.channels import num_reads, scale_channels
 from halfstep.graph.edges import behind_quantizer, quantizer_of
-from halfstep.graph.edit import attribute, finish, set_parameter
+from halfstep.graph.edit import add_module, attribute, finish, set_parameter
 from halfstep.graph.operators import WeightedLayer, weighted_layers
 from halfstep.graph.run import cut, observe
 from halfstep.graph.serialize import duplicate
@@ -213,16 +213,15 @@ def _learn(network: GraphModule, setup: Setup, named: dict[str, WeightedLayer], 
 
 def _insert_norm(network: GraphModule, layer: WeightedLayer, deviation: Tensor, mean: Tensor) -> str:
     """A batch norm behind the layer in place of its bias; its path."""
-    path = f"batch_norms.{layer.node.name}"
-    put(network, path, LiveNorm(deviation, mean))
+    name = f"{layer.name}:batch_norm"
+    path = add_module(network, name, LiveNorm(deviation, mean))
     if layer.bias is not None:
-        parent, _, leaf = str(layer.bias.target).rpartition(".")
         layer.node.replace_input_with(layer.bias, None)  # type: ignore[arg-type]
         network.graph.erase_node(layer.bias)
-        delattr(network.get_submodule(parent), leaf)
+        delattr(network, str(layer.bias.target))
     with network.graph.inserting_after(layer.node):
         norm = network.graph.call_module(path, (layer.node,))
-    norm.meta = {**layer.node.meta, "name": f"{layer.name}:batch_norm"}
+    norm.meta = {**layer.node.meta, "name": name}
     layer.node.replace_all_uses_with(norm, delete_user_cb=lambda user: user is not norm)
     return path
 
