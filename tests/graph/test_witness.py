@@ -12,6 +12,7 @@ from torch.fx import GraphModule
 import zoo
 from halfstep.errors import ModelError
 from halfstep.graph.capture import capture
+from halfstep.graph.edit import tensor_named
 from halfstep.graph.operators import weighted_layers
 from halfstep.graph.witness import Witness, difference, first_that_differs
 
@@ -79,10 +80,10 @@ def test_what_one_layer_scales_and_the_next_takes_back_is_not_blamed() -> None:
     witness: Witness = graph.meta["witness"]
     with torch.no_grad():
         for name, factor in (("first.weight", 2.0), ("first.bias", 2.0), ("second.weight", 0.5)):
-            graph.get_parameter(name).mul_(factor)
+            tensor_named(graph, name).mul_(factor)
     assert witness.hold(graph, "scaling", is_exact=True) is None
     with torch.no_grad():
-        graph.get_parameter("second.bias").add_(1.0)
+        tensor_named(graph, "second.bias").add_(1.0)
     found = witness.hold(graph, "shifting", is_exact=True)
     assert found is not None and found.endswith("from 'second' on")
 
@@ -105,7 +106,7 @@ def test_a_network_that_loses_digits_may_lose_them_in_another_order() -> None:
     torch.manual_seed(0)
     graph = capture(Cancelling(), (1 + 1e-5 * torch.randn(8, 64),))
     witness: Witness = graph.meta["witness"]
-    weight = graph.get_parameter("layer.weight")
+    weight = tensor_named(graph, "layer.weight")
     with torch.no_grad():
         weight.mul_(1 + 2**-23)  # one unit in the last place, as a step that rounds a weight once more may change it
     assert witness.hold(graph, "rounding", is_exact=True) is None
