@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+import halfstep as hs
 import zoo
-from halfstep.errors import CalibrationError, GraphError
+from halfstep.errors import CalibrationError, GraphError, OutOfMemoryError
 from halfstep.graph.capture import capture
 from halfstep.graph.edges import unquantized
 from halfstep.graph.edit import attribute, set_parameter
@@ -180,3 +181,16 @@ def test_what_a_step_changes_on_purpose_is_noted() -> None:
 
 def test_nothing_is_compared_behind_the_first_step_that_quantizes() -> None:
     assert run_witnessed([*STEPS, Scaling(factor=1.01)]).changes == {}
+
+
+def test_a_step_that_runs_out_of_memory_says_which_and_what_to_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    def starve(*_: object, **__: object) -> None:
+        raise RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 9."
+        )
+
+    monkeypatch.setattr("halfstep.steps.round.gather_moments", starve)
+    with pytest.raises(
+        OutOfMemoryError, match=r"not enough memory for step 'round'. Lower its option memory .*\(now 4 GB\). Take fewer samples"
+    ):
+        hs.quantize(zoo.ZOO["residual"].model(), zoo.calibration_of("residual"), "lattice-w4")
