@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 import halfstep as hs
@@ -94,17 +95,59 @@ FILES = (
 def test_a_damaged_directory_gives_one_clear_error(file: str, damage: Callable[[Path], None], tmp_path: Path) -> None:
     zoo.quantized("bias_free").save(tmp_path / "run")
     damage(tmp_path / "run" / file)
-    with pytest.raises(HalfstepError) as caught:
-        hs.load(tmp_path / "run")
-    assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
+    for allow_changed in (False, True):
+        with pytest.raises(HalfstepError) as caught:
+            hs.load(tmp_path / "run", allow_changed)
+        assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
 
 
 def test_weights_of_another_network(tmp_path: Path) -> None:
     zoo.quantized("bias_free").save(tmp_path / "run")
     zoo.quantized("linear_bn").save(tmp_path / "other")
     (tmp_path / "run" / "model.safetensors").write_bytes((tmp_path / "other" / "model.safetensors").read_bytes())
-    with pytest.raises(ModelError, match="is damaged"):
+    with pytest.raises(ModelError, match=r"model\.safetensors was changed"):
         hs.load(tmp_path / "run")
+    with pytest.raises(ModelError, match="is damaged"):
+        hs.load(tmp_path / "run", allow_changed=True)
+
+
+def test_a_changed_file_is_named(tmp_path: Path) -> None:
+    zoo.quantized("bias_free").save(tmp_path / "run")
+    record = tmp_path / "run" / "result.json"
+    record.write_text(record.read_text().replace('"seed": 0', '"seed": 7'))
+    (tmp_path / "run" / "model.onnx").write_bytes(b"from elsewhere")
+    (tmp_path / "run" / "notes.txt").write_text("the user's own")
+    with pytest.raises(ModelError, match=r"model.onnx was added, result.json was changed. .*--allow-changed"):
+        hs.load(tmp_path / "run")
+    assert hs.load(tmp_path / "run", allow_changed=True).record.seed == 7
+    (tmp_path / "run" / "digests.json").unlink()
+    with pytest.raises(ModelError, match=r"digests\.json is missing"):
+        hs.load(tmp_path / "run")
+
+
+def test_what_halfstep_writes_into_a_run_is_no_change(tmp_path: Path) -> None:
+    result = zoo.quantized("bias_free")
+    result.save(tmp_path / "run")
+    result = hs.load(tmp_path / "run")
+    hs.export.onnx(result, tmp_path / "run" / "model.onnx")
+    hs.lower(result).save(tmp_path / "run" / "program.safetensors")
+    result.report().json(tmp_path / "run" / "result.json")
+    result.report().html(tmp_path / "run" / "report.html")
+    assert hs.load(tmp_path / "run").onnx_path == tmp_path / "run" / "model.onnx"
+
+
+@pytest.mark.parametrize(
+    ("suffix", "value", "message"),
+    [("scale", 0.0, "scale"), ("scale", float("nan"), "scale"), ("zero_point", 999, "zero point"), ("weight", float("inf"), "no numbers")],
+)
+def test_values_that_no_network_has(suffix: str, value: float, message: str, tmp_path: Path) -> None:
+    zoo.quantized("residual").save(tmp_path / "run")
+    tensors = safetensors.torch.load_file(tmp_path / "run" / "model.safetensors")
+    name = next(name for name in tensors if name.endswith(f".{suffix}"))
+    tensors[name] = torch.full_like(tensors[name], value)
+    safetensors.torch.save_file(tensors, tmp_path / "run" / "model.safetensors")
+    with pytest.raises(ModelError, match=message):
+        hs.load(tmp_path / "run", allow_changed=True)
 
 
 def test_something_else(tmp_path: Path) -> None:

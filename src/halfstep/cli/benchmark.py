@@ -16,7 +16,7 @@ from halfstep.errors import DataError, ModelError
 from halfstep.report import words
 from halfstep.workflow.benchmark import Benchmark, Spread
 from halfstep.workflow.benchmark import benchmark as measure
-from halfstep.workflow.result import ONNX_FILE
+from halfstep.workflow.result import ONNX_FILE, refuse_changed
 
 EXAMPLE = "Example: halfstep benchmark digits-int8 --batch 1,8 --threads 1"
 
@@ -38,6 +38,7 @@ def benchmark(
         str | None,
         typer.Option("--shape", metavar="NUMBERS", help="Sizes behind the batch, where the file leaves them free.", show_default=False),
     ] = None,
+    allow_changed: options.AllowChanged = False,
     json: options.Json = None,
 ) -> None:
     """Time an exported file in ONNX Runtime, and in OpenVINO where it is installed, in turn with the float network.
@@ -48,7 +49,7 @@ def benchmark(
     numbers = {"batch_sizes": _numbers("--batch", batch), "num_threads": None if threads is None else _numbers("--threads", threads)}
     sizes = None if shape is None else _numbers("--shape", shape)
     with tempfile.TemporaryDirectory() as directory:
-        file, other = _files(model, against, Path(directory))
+        file, other = _files(model, against, Path(directory), allow_changed)
         found = measure(
             file, other, batch_sizes=numbers["batch_sizes"] or (1,), num_threads=numbers["num_threads"], seconds=seconds, shape=sizes
         )
@@ -57,17 +58,19 @@ def benchmark(
     _print(found)
 
 
-def _files(model: Path, against: Path | None, folder: Path) -> tuple[Path, Path | None]:
+def _files(model: Path, against: Path | None, folder: Path, allow_changed: bool) -> tuple[Path, Path | None]:
     """The file to time, and the one to compare it with."""
     if not model.is_dir():
         return _existing(model), None if against is None else _existing(against)
     if not (model / ONNX_FILE).is_file():
         raise ModelError(f"'{model}' holds no {ONNX_FILE}: give a run directory of 'halfstep quantize', or an ONNX file.")
     if against is not None:
+        if not allow_changed:
+            refuse_changed(model)
         return model / ONNX_FILE, _existing(against)
     from halfstep.export.onnx_qdq import export_onnx
 
-    result = hs.load(model)
+    result = hs.load(model, allow_changed)
     export_onnx(result.float_model, folder / "float.onnx", result.samples)
     return model / ONNX_FILE, folder / "float.onnx"
 

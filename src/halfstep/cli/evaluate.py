@@ -31,6 +31,7 @@ def evaluate(
     data: options.LabelledData,
     state_dict: options.StateDict = None,
     strip_quantization: options.StripQuantization = False,
+    allow_changed: options.AllowChanged = False,
     json: options.Json = None,
     mean: options.Mean = None,
     std: options.Std = None,
@@ -47,7 +48,7 @@ def evaluate(
     given = PreprocessingOptions(mean, std, scale, size, crop).parse()
     path = Path(model)
     if path.is_dir() and not strip_quantization:
-        result = hs.load(path)
+        result = hs.load(path, allow_changed)
         labelled = load_labelled(data, given or result.recipe.preprocessing, "--data")
         values = evaluate_run(result, path, labelled)
     elif path.suffix.lower() == ".onnx" and not strip_quantization:

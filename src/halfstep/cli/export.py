@@ -49,6 +49,7 @@ def export(
             show_default=False,
         ),
     ] = None,
+    allow_changed: options.AllowChanged = False,
     force: options.Force = False,
     json: options.Json = None,
 ) -> None:
@@ -69,7 +70,7 @@ def export(
     if out.is_file() and not force:
         raise ExportError(f"'{out}' exists already: pass --force to replace it, or choose another name.")
     write = partial(_onnx, target=target, groups=groups) if format_name == "onnx" else FORMATS[format_name]  # type: ignore[arg-type]
-    found, sentences = write(hs.load(run), out, requantization, force)
+    found, sentences = write(hs.load(run, allow_changed), out, requantization, force)
     if json is not None:
         write_json(found, json)
     for sentence in sentences:

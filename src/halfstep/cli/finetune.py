@@ -90,6 +90,7 @@ def finetune(
         ),
     ] = None,
     state_dict: options.StateDict = None,
+    allow_changed: options.AllowChanged = False,
     force: options.Force = False,
     json: options.Json = None,
     mean: options.Mean = None,
@@ -106,7 +107,7 @@ def finetune(
     torchrun --nproc-per-node 2 -m halfstep.cli finetune ...
     """
     chosen = hs.Recipe.load(recipe)
-    start = hs.load(model) if Path(model).is_dir() else hs.load_model(model, state_dict)
+    start = hs.load(model, allow_changed) if Path(model).is_dir() else hs.load_model(model, state_dict)
     stored = start.recipe.preprocessing if isinstance(start, hs.Result) else chosen.preprocessing
     inputs = load_data(data, PreprocessingOptions(mean, std, scale, size, crop).parse() or stored)
     held_out = None if validation is None else load_labelled(validation, inputs.preprocessing, "--validation")

@@ -19,7 +19,7 @@ Model = Annotated[
     typer.Argument(
         metavar="MODEL",
         help="The network: 'package.module:factory' or 'path/file.py:factory' (a callable that returns an nn.Module), "
-        "a .pt2 file written by torch.export.save, or an .onnx file.",
+        "a .pt2 file written by torch.export.save, or an .onnx file. The first two run their code: name none that you do not trust.",
     ),
 ]
 StateDict = Annotated[
@@ -74,6 +74,9 @@ Samples = Annotated[int, typer.Option("--samples", min=1, help="How many inputs 
 Seed = Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same bytes.")]
 Json = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="Write what is printed to FILE as JSON, too.", show_default=False)
+]
+AllowChanged = Annotated[
+    bool, typer.Option("--allow-changed", help="Read a run directory whose files are not as they were written; see docs/trust.md.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is already there.")]
 

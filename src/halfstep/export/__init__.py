@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from torch import Tensor
 from torch.fx import GraphModule
 
+from halfstep.digests import note_written
 from halfstep.integer.interpreter import as_tuple
 from halfstep.integer.program import IntegerProgram
 from halfstep.report.record import ExportCheck
@@ -45,6 +46,7 @@ def onnx(result: Exportable, path: str | Path, target: str | None = None, *, gro
     from halfstep.export.onnx_qdq import export_onnx  # loads PyTorch's exporter: not before it is needed
 
     check = export_onnx(result.model, Path(path), result.samples, target_named(target or result.target), groups)
+    note_written(path)
     result.note_export(Path(path), check)
     return check
 
@@ -60,7 +62,9 @@ def onnx_integer(program: IntegerProgram, path: str | Path, inputs: Inputs | Non
     """Write ``program`` as ONNX with integers alone, equal to the interpreter; see `export.integer_onnx.export_onnx_integer`."""
     from halfstep.export.integer_onnx import export_onnx_integer
 
-    return export_onnx_integer(program, Path(path), None if inputs is None else as_tuple(inputs))
+    written = export_onnx_integer(program, Path(path), None if inputs is None else as_tuple(inputs))
+    note_written(path)
+    return written
 
 
 __all__ = ["Exportable", "GroupForm", "c", "onnx", "onnx_integer"]

@@ -17,6 +17,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from halfstep.digests import note_written
 from halfstep.errors import LoweringError, RecipeError
 from halfstep.files import atomic_path
 from halfstep.integer.operators import OPERATORS, AbstractOperator
@@ -62,6 +63,7 @@ class IntegerProgram:
         }
         with atomic_path(path) as temporary:
             safetensors.torch.save_file(tensors, temporary, {"halfstep": json.dumps(header)})
+        note_written(path)
 
     @classmethod
     def load(cls, path: str | Path) -> IntegerProgram:

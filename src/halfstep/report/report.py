@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from halfstep.digests import note_written
 from halfstep.report.record import LayerFigures, RunRecord
 from halfstep.report.table import summary, to_text
 from halfstep.report.write import write_html, write_json
@@ -24,7 +25,9 @@ class Report:
     def html(self, path: str | Path) -> None:
         """Write the whole report as one self-contained page."""
         write_html(self.record, self.figures, Path(path))
+        note_written(path)
 
     def json(self, path: str | Path) -> None:
         """Write ``result.json``."""
         write_json(self.record, Path(path))
+        note_written(path)

@@ -14,7 +14,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.fx import GraphModule
 
-from halfstep.errors import ExportError, GraphError, ModelError
+from halfstep.digests import changed_files, write_digests
+from halfstep.errors import ExportError, HalfstepError, ModelError, first_few
 from halfstep.files import atomic_directory
 from halfstep.graph.edit import named_state
 from halfstep.graph.serialize import from_json, to_json
@@ -27,12 +28,18 @@ from halfstep.report.report import Report
 from halfstep.steps.checkpoint import Checkpoint
 from halfstep.workflow.evaluate import Metric, evaluate, prepare
 from halfstep.workflow.latency import measure_latency
+from halfstep.workflow.soundness import check_sound
 
 GRAPH_FILE, WEIGHTS_FILE = "model.json", "model.safetensors"
 FLOAT_GRAPH_FILE, FLOAT_FILE = "float.json", "float.safetensors"
 STATISTICS_FILE, SAMPLES_FILE, RECIPE_FILE, FIGURES_FILE = "statistics.safetensors", "samples.safetensors", "recipe.yaml", "figures.json"
 RECORD_FILE, REPORT_FILE, ONNX_FILE = "result.json", "report.html", "model.onnx"
 PROGRAM_FILE = "program.safetensors"
+READ = (
+    GRAPH_FILE, WEIGHTS_FILE, FLOAT_GRAPH_FILE, FLOAT_FILE, STATISTICS_FILE, SAMPLES_FILE, RECIPE_FILE, FIGURES_FILE, RECORD_FILE,
+    ONNX_FILE, PROGRAM_FILE,
+)  # fmt: skip
+"""What `load` reads, or hands on by its path."""
 
 
 @dataclass
@@ -124,28 +131,46 @@ class Result:
         _write_json(folder / FIGURES_FILE, {name: dataclasses.asdict(figures) for name, figures in self.figures.items()})
         self.report().json(folder / RECORD_FILE)
         self.report().html(folder / REPORT_FILE)
+        write_digests(folder)
 
 
-def load(directory: str | Path) -> Result:
-    """The result that `Result.save` wrote to ``directory``; raises `ModelError` where that is not a run directory or is damaged."""
+def load(directory: str | Path, allow_changed: bool = False) -> Result:
+    """The result that `Result.save` wrote to ``directory``.
+
+    Raises `ModelError` where that is not a run directory, is damaged, or holds a file that is not as it was written; it names the file.
+    allow_changed: load it all the same, if what is in it can be a quantized network at all (`workflow.soundness`).
+    """
     folder = Path(directory)
     if not (folder / GRAPH_FILE).is_file():
         raise ModelError(
             f"'{directory}' is not a run directory of halfstep: it holds no {GRAPH_FILE}. 'halfstep quantize --out' makes one."
         )
+    if not allow_changed:
+        refuse_changed(folder)
     try:
         model = _read_graph(folder / GRAPH_FILE, folder / WEIGHTS_FILE)
         float_model = _read_graph(folder / FLOAT_GRAPH_FILE, folder / FLOAT_FILE)
         samples = safetensors.torch.load_file(folder / SAMPLES_FILE)
         record = pydantic.TypeAdapter(RunRecord).validate_python(json.loads((folder / RECORD_FILE).read_text(encoding="utf-8")))
         figures = _read_figures(folder / FIGURES_FILE)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError, GraphError) as error:
+        check_sound(model, float_model)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError, HalfstepError) as error:
         raise ModelError(f"The run directory '{directory}' is damaged: {_first_line(error)}") from error
     onnx_path = folder / ONNX_FILE if (folder / ONNX_FILE).is_file() else None
     program = IntegerProgram.load(folder / PROGRAM_FILE) if (folder / PROGRAM_FILE).is_file() else None
     statistics = Statistics.load(folder / STATISTICS_FILE)
     ordered = tuple(samples[str(index)] for index in range(len(samples)))
     return Result(model, float_model, Recipe.load(folder / RECIPE_FILE), statistics, ordered, record, figures, onnx_path, program)
+
+
+def refuse_changed(folder: Path) -> None:
+    """Raise `ModelError` that names the files of the run directory ``folder`` that are not as they were written."""
+    changed = changed_files(folder, READ)
+    if changed:
+        raise ModelError(
+            f"The run directory '{folder}' is not as it was written: {first_few(changed, 3)}. Copy it again, or where you changed it "
+            "yourself, load it all the same: --allow-changed (hs.load(directory, allow_changed=True))."
+        )
 
 
 def _read_graph(structure: Path, tensors: Path) -> GraphModule:
