@@ -17,9 +17,9 @@ from torch.export import ExportedProgram
 from halfstep.errors import ModelError
 from halfstep.imports import import_object
 from halfstep.onnx_import.load import load_onnx
+from halfstep.workflow.archive import check_archive
 
 _FORCE_WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-_PICKLED_OBJECTS = ("custom_obj_", "opaque_obj_")  # how torch.export names them in its archive
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 _CONVERT = (
     'Convert it once, where you trust it: python -c "import torch, safetensors.torch as s; '
@@ -72,16 +72,16 @@ def _load_program(path: Path) -> ExportedProgram:
         raise ModelError(f"There is no file '{path}'.")
     if not zipfile.is_zipfile(path):
         raise ModelError(f"'{path}' is not a torch.export file, or it is truncated: write it with torch.export.save.")
-    with zipfile.ZipFile(path) as archive:
-        if any(mark in name for name in archive.namelist() for mark in _PICKLED_OBJECTS):
-            raise ModelError(f"'{path}' holds pickled Python objects, which can run code when they are read: export plain tensors only.")
+    check_archive(path)
     try:
         with _weights_only():
-            return torch.export.load(path)
+            program = torch.export.load(path)
     except Exception as error:  # torch raises many kinds here
         raise ModelError(
             f"'{path}' cannot be read as a torch.export file: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
         ) from error
+    program._guards_code = []  # checks of the inputs as Python source, which torch would execute; capture makes its own
+    return program
 
 
 @contextlib.contextmanager
