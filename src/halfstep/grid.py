@@ -114,7 +114,7 @@ class Grid:
         if self.channel_axis is None or parameter.ndim == 0:
             return parameter
         if self.group_size is not None:
-            return parameter.repeat_interleave(self.group_size, 1)[:, : shape[1]]
+            return parameter.repeat_interleave(min(self.group_size, shape[1]), 1)[:, : shape[1]]
         broadcast = [1] * len(shape)
         broadcast[self.channel_axis] = -1
         return parameter.view(broadcast)

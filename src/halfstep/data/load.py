@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from halfstep.data.claims import check_claim, check_members
 from halfstep.data.preprocessing import Preprocessing
 from halfstep.data.source import Data, no_samples
 from halfstep.data.sources import Array, ArraySource, DatasetSource, FolderSource, StreamSource, is_indexed, reads_everything
@@ -178,8 +179,9 @@ def read_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
             raise DataError(f"{path} is named .npz but holds a single array. Rename it to .npy.")
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             nothing = np.empty(0)
+            check_members(archive.zip)
             return {name: archive[name] if name in ("images", "labels") else nothing for name in archive.files}
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, NotImplementedError) as raised:
+    except (OSError, EOFError, ValueError, LookupError, zipfile.BadZipFile, zlib.error, NotImplementedError) as raised:
         raise unreadable(path, raised) from None
 
 
@@ -188,6 +190,9 @@ def read_npy(path: Path) -> npt.NDArray[Any]:
     try:
         if first_bytes(path) == b"PK":
             raise DataError(f"{path} is named .npy but holds an archive of arrays. Rename it to .npz.")
+        if first_bytes(path) == b"\x93N":
+            with open(path, "rb") as file:
+                check_claim(file, path.stat().st_size)
         array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
         return array
     except (OSError, EOFError, ValueError) as raised:

@@ -140,6 +140,10 @@ def to_tensor(value: Any, where: str) -> torch.Tensor:
     raise DataError(f"{where} gives a {type(value).__name__} where a tensor is expected. {BATCH_FORMS}")
 
 
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""Those of the suffixes that `data.load` lists, whatever a file is called: no others are decoded, and no other program is started."""
+MAX_PIXELS = 1 << 26
+"""Of one image: 200 MB once it is decoded."""
 NUMBERS = ("uint8", "int8", "int16", "int32", "int64", "bool", "float16", "float32", "float64")
 BATCH_FORMS = "A batch is inputs, (inputs, labels), or ((input1, input2), labels)."
 
@@ -185,7 +189,9 @@ def reads_everything(loader: DataLoader[Any]) -> bool:
 def decode(path: Path, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
     """One image file as RGB, resized and cropped: uint8 [H, W, 3]."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise DataError(f"{path} is an image of {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}. Make it smaller.")
             image.load()
             if image.mode.startswith(("I", "F")):
                 raise DataError(f"{path} has more than 8 bits a channel (mode {image.mode}). Convert it to 8 bits first.")

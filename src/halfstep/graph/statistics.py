@@ -63,7 +63,7 @@ class Statistics:
                 header = json.loads(file.metadata()["halfstep"])
                 histograms = {name: Histogram.from_tensor(file.get_tensor(str(index))) for index, name in enumerate(header["names"])}
             return cls(header["fingerprint"], header["num_samples"], histograms, header["values"])
-        except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
+        except (OSError, KeyError, TypeError, ValueError, RecursionError, safetensors.SafetensorError) as error:
             raise CalibrationError(f"'{path}' holds no statistics of halfstep: {error}.") from error
 
 

@@ -14,6 +14,7 @@ import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto
 
 from halfstep.errors import ModelError
+from halfstep.onnx_import.functions import check_size_inlined
 from halfstep.onnx_import.tensors import DAMAGED, TORCH_TYPES, Array, first_line, read_tensor, type_name
 from halfstep.onnx_import.text import refuse_other_bytes
 
@@ -125,6 +126,8 @@ def _opset(proto: ModelProto, where: str) -> int:
 def _inlined(proto: ModelProto, where: str) -> ModelProto:
     """Functions that the file defines itself, written out."""
     import onnx.inliner
+
+    check_size_inlined(proto, where)
 
     try:
         return onnx.inliner.inline_local_functions(proto)

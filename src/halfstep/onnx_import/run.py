@@ -7,11 +7,12 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import TypeGuard
 
 import onnx
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import _disable_current_modes
 
 from halfstep.errors import ModelError, did_you_mean
@@ -19,10 +20,12 @@ from halfstep.onnx_import import sizes
 from halfstep.onnx_import.call import Call, Known, Result, Translation, Value
 from halfstep.onnx_import.model import OnnxGraph, Operation
 from halfstep.onnx_import.table import OPERATORS
-from halfstep.onnx_import.tensors import TORCH_TYPES, Array, first_line, to_numpy
+from halfstep.onnx_import.tensors import TORCH_TYPES, Array, first_line, to_numpy, to_torch
 
-MAX_FOLDED = 1 << 28
-"""The largest constant, in elements, that is computed from smaller ones."""
+MAX_FOLDED, _MAX_GROWTH = 256 << 20, 16
+"""The largest constant, in bytes, that is computed from smaller ones; or so many times the bytes of those."""
+MAX_TENSOR = 1 << 34
+"""The largest tensor of a network, in bytes, where the machine has memory for it."""
 _LARGE = 1 << 16
 _QUANTIZED = "QLinearConv QLinearMatMul ConvInteger MatMulInteger DynamicQuantizeLinear QuantizeLinear DequantizeLinear"
 
@@ -92,14 +95,30 @@ def _of_known(translation: Translation, call: Call) -> Result:
 def fold(translation: Translation, call: Call) -> Known | tuple[Known | None, ...]:
     """The result of an operation on constants, after a look at its size."""
     call = Call(call.operation, call.opset, [Known(value.array) if isinstance(value, Known) else value for value in call.inputs])
+    given = sum(value.array.nbytes for value in call.inputs if isinstance(value, Known))
     with _disable_current_modes(), torch.no_grad():
         with without_data():
-            for part in parts(translation.translate(call)):
-                if isinstance(part, Tensor) and part.numel() > MAX_FOLDED:
+            for part in parts(_translated_without_data(translation, call)):
+                if isinstance(part, Tensor) and part.numel() * part.element_size() > max(MAX_FOLDED, _MAX_GROWTH * given):
                     raise call.refusal(f"it makes a constant of {part.numel():,} values. The file is damaged: export it again.")
         result = translation.translate(call)
         folded = tuple(Known(to_numpy(part)) if isinstance(part, Tensor) else part for part in parts(result))
     return folded if isinstance(result, tuple) else folded[0]  # type: ignore[return-value]
+
+
+def _translated_without_data(translation: Translation, call: Call) -> Result:
+    """The shapes of the result. Within `without_data` torch computes on constants of one value all the same, whatever comes of it: so
+    there they are tensors without data, unless the shape of the result depends on the value.
+    """
+    given = [Known(x.array, torch.empty(x.array.shape, dtype=to_torch(x.array).dtype)) if _is_one(x) else x for x in call.inputs]
+    try:
+        return translation.translate(Call(call.operation, call.opset, given))
+    except (DataDependentOutputException, DynamicOutputShapeException):
+        return translation.translate(call)
+
+
+def _is_one(value: Value | None) -> TypeGuard[Known]:
+    return isinstance(value, Known) and value.array.size == 1 and value.array.dtype != object
 
 
 def parts(result: Result) -> tuple[Value | None, ...]:
@@ -109,9 +128,13 @@ def parts(result: Result) -> tuple[Value | None, ...]:
 
 def _refuse_gigantic(operation: Operation, opset: int, result: Result) -> None:
     for part in parts(result):
-        if isinstance(part, FakeTensor) and isinstance(part.numel(), int) and part.numel() * part.element_size() > _memory():
+        if (
+            isinstance(part, FakeTensor)
+            and isinstance(part.numel(), int)
+            and part.numel() * part.element_size() > min(_memory(), MAX_TENSOR)
+        ):
             raise ModelError(
-                f"{operation.at(opset)} makes a tensor of shape {list(part.shape)}, more than this machine's memory. "
+                f"{operation.at(opset)} makes a tensor of shape {list(part.shape)}, more than any network's or this machine's memory. "
                 "Check the sizes in the file and the shape of the data."
             )
 

@@ -11,6 +11,7 @@ import yaml
 
 from halfstep.data import Preprocessing
 from halfstep.errors import RecipeError, did_you_mean
+from halfstep.recipes.plain_yaml import read_yaml
 from halfstep.registry import Spec, explain, parse_spec
 from halfstep.steps import STEPS, AbstractStep, Scheme
 from halfstep.targets import target_named
@@ -51,7 +52,7 @@ class Recipe(pydantic.BaseModel):
                 raise RecipeError(f"Unknown recipe '{name_or_path}'. {hint} A recipe of your own is a path that ends in .yaml.")
             path = _FOLDER / f"{name_or_path}.yaml"
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            content = read_yaml(path)
         except OSError as error:
             raise RecipeError(f"Cannot read the recipe '{path}': {error.strerror}.") from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -43,10 +43,13 @@ class TensorScheme(Method):
         return Grid.parse(type_name, symmetric=self.symmetric, channel_axis=axis, narrow=self.narrow, group_size=group_size)
 
 
+_MAX_GROUP = 1 << 20  # more inputs than any layer has
+
+
 def _checked_group_size(value: int | None) -> int | None:
     """Raises `ValueError` for what ONNX's MatMulNBits cannot hold."""
-    if value is not None and value != 0 and (value < 16 or value & (value - 1)):
-        raise ValueError(f"a group has 16, 32, 64 ... inputs (a power of two), or 0 for no groups, not {value}")
+    if value is not None and value != 0 and (not 16 <= value <= _MAX_GROUP or value & (value - 1)):
+        raise ValueError(f"a group has 16, 32, 64 ... {_MAX_GROUP:,} inputs (a power of two), or 0 for no groups, not {value}")
     return value
 
 
