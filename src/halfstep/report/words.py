@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from halfstep.integer.record import ProgramRecord
-from halfstep.report.record import ExportCheck, FloatCheck, GridRecord
+from halfstep.report.record import ExportCheck, FloatCheck, GridRecord, LayerRecord
 
 DASH = "–"
 NOT_EVALUATED = "not evaluated"
+_POOR_DB, _MANY_BITS = 10, 8  # an output on so many bits usually keeps 20 to 50 dB
 
 
 def present(value: float | None) -> float | None:
@@ -162,6 +164,21 @@ def float_sentence(check: FloatCheck | None) -> str:
     changes = [f"'{step}', by {share(change)}" for step, change in check.changes.items() if change]
     changed = f"; changed on purpose by {' and '.join(changes)}" if changes else ""
     return f"Float network: equal to yours{within} ({inputs}){changed}."
+
+
+def poor_layers(layers: Sequence[LayerRecord]) -> list[str]:
+    """A sentence about outputs on 8 bits and more that keep little of the float network's, if there are any."""
+    poor = [x for x in layers if x.sqnr_db is not None and x.sqnr_db < _POOR_DB and x.output is not None and x.output.bits >= _MANY_BITS]
+    if not poor:
+        return []
+    first = poor[0]
+    assert first.output is not None
+    others = f", as do {len(poor) - 1} others behind it" if len(poor) > 1 else ""
+    return [
+        f"'{first.name}' keeps little of its output: {fixed(first.sqnr_db)} dB of signal against quantization noise{others}. Its grid "
+        f"covers {span(first.output.range)}, its values are {span(first.output.observed)}: compare, and try another range estimator of the step "
+        f"'calibrate' (mse, min_max) where much is cut off, or leave it in float with an override in the recipe's scheme."
+    ]
 
 
 def check_sentences(check: ExportCheck | None) -> list[str]:

@@ -37,7 +37,7 @@ from halfstep.quantizers import AccumulatorQuantizer, UniformQuantizer, quantize
 from halfstep.ranges import RANGES, AbstractRange, Distribution, Histogram, Range
 from halfstep.registry import Spec
 from halfstep.steps.abstract import STEPS, AbstractStep, Context
-from halfstep.steps.possible_range import possible_range
+from halfstep.steps.possible_range import is_cancelled, possible_range
 from halfstep.steps.scheme import Requantization
 from halfstep.steps.shift_scales import has_shifts, raised, shift_scale
 
@@ -97,7 +97,8 @@ class Calibrate(AbstractStep):
                 distribution = Distribution.of_tensor(attribute(graph, node))
             else:
                 distribution = context.statistics.histograms[str(unquantized(node).meta["name"])].distribution()
-            is_zero = float(distribution.minimum) == float(distribution.maximum) == 0.0
+            magnitude = max(abs(float(distribution.minimum)), abs(float(distribution.maximum)))
+            is_zero = magnitude == 0 or (not is_parameter and is_cancelled(node, magnitude))
             value_range = score_range if path in scores else activation_range
             if is_probability(node) or (is_zero and is_parameter):
                 chosen = _ZERO_TO_ONE

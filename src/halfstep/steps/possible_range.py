@@ -4,6 +4,9 @@
     anything else                   the widest of its operands: what their grids hold, or, where they have none, their own operands
     nothing with a grid before it   the codes themselves, a scale of 1
 
+A sum whose terms cancel, such as x + y - x - y, holds what float32 rounds off its terms: it counts as 0 where it is below 2^-20 of what
+they hold, since no runtime rounds alike.
+
 It is a guess: the network computes the calibration inputs with any of them, and what other inputs bring is most likely of the size of what
 stands before.
 """
@@ -17,18 +20,30 @@ from torch.fx import Node
 
 from halfstep.graph.chains import clip_bounds
 from halfstep.graph.edges import quantizer_of
-from halfstep.graph.operators import Role, is_float_tensor, role_of
+from halfstep.graph.names import operator_name
+from halfstep.graph.operators import Role, is_float_tensor, num_tensors, role_of
 from halfstep.grid import Grid
 from halfstep.quantizers import UniformQuantizer
 from halfstep.ranges import Range
 
 _Bounds = tuple[float, float]
+_ROUNDED_OFF = 2.0**-20  # a unit in the last place of float32, and a few roundings on the way
 
 
 def possible_range(node: Node, grid: Grid) -> Range:
     """Of one row, for the quantizer on ``grid`` of what ``node`` computes; the quantizers before it have their scales."""
     low, high = _held(node, {}) or _codes(grid, is_positive=_limits(node)[0] >= 0)
     return Range(*(torch.tensor([bound], dtype=torch.float64) for bound in (low, high)))
+
+
+def is_cancelled(node: Node, magnitude: float) -> bool:
+    """Whether ``node`` is a sum, or a clip of one, that is never larger than ``magnitude``: rounding errors of terms that cancel."""
+    while node.op.startswith("call") and role_of(node) is Role.CLIP:
+        node = node.args[0]  # type: ignore[assignment]
+    if operator_name(node) not in ("add", "sub") or num_tensors(node) < 2:
+        return False
+    held = _of_operands(node, {})
+    return held is not None and magnitude <= _ROUNDED_OFF * max(map(abs, held))
 
 
 def _held(node: Node, known: dict[Node, _Bounds | None]) -> _Bounds | None:

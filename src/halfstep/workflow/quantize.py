@@ -25,6 +25,7 @@ from halfstep.recipes import Recipe
 from halfstep.report.environment import machine, versions
 from halfstep.report.layers import describe_layers, float_bytes, float_operators, num_bytes
 from halfstep.report.record import FloatCheck, RunRecord
+from halfstep.report.words import poor_layers
 from halfstep.steps import Context
 from halfstep.steps.abstract import Progress, Tell
 from halfstep.steps.checkpoint import Checkpoint
@@ -137,6 +138,7 @@ class Begun:
             context.progress("measure", 0, None)
             few = tuple(x[:_NUM_MEASURED] for x in self.kept)
             layers, figures = describe_layers(outcome.reference, outcome.graph, context.statistics, few)
+        context.notes.extend(poor_layers(layers))
         record = RunRecord(
             model=self.name,
             recipe=self.recipe.name,

@@ -1,0 +1,45 @@
+"""Tensors that are 0, or nothing but rounding, on all calibration inputs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+import halfstep as hs
+
+
+class Cancelling(nn.Module):
+    """(x + y) - x - y is what float32 rounds off: a runtime that adds in another order has something else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x * 0.3
+        return self.layer(((x + y) - x - y).relu())
+
+
+class Small(nn.Module):
+    """A tensor that is small because it was made so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(1e6 * (x * 1e-8 + x * 1e-8))
+
+
+def test_terms_that_cancel_count_as_0() -> None:
+    result = hs.quantize(Cancelling(), torch.randn(32, 8), "int8")
+    assert any("were 0 for every calibration input" in note for note in result.record.notes)
+    scales = [
+        float(layer.output.scale[0]) for layer in result.record.layers if layer.operator in ("add", "sub") and layer.output is not None
+    ]
+    assert min(scales) > 1e-4  # of tensors of size 1, not of the 1e-7 that is rounded off
+
+
+def test_small_values_are_no_rounding() -> None:
+    result = hs.quantize(Small(), torch.randn(32, 8), "int8")
+    assert not any("were 0 for every calibration input" in note for note in result.record.notes)
