@@ -176,8 +176,8 @@ def poor_layers(layers: Sequence[LayerRecord]) -> list[str]:
     others = f", as do {len(poor) - 1} others behind it" if len(poor) > 1 else ""
     return [
         f"'{first.name}' keeps little of its output: {fixed(first.sqnr_db)} dB of signal against quantization noise{others}. Its grid "
-        f"covers {span(first.output.range)}, its values are {span(first.output.observed)}: compare, and try another range estimator of the step "
-        f"'calibrate' (mse, min_max) where much is cut off, or leave it in float with an override in the recipe's scheme."
+        f"covers {span(first.output.range)}, its values are {span(first.output.observed)}: compare, and try another range estimator "
+        f"of the step 'calibrate' (mse, min_max) where much is cut off, or leave it in float with an override in the recipe's scheme."
     ]
 
 
