@@ -10,7 +10,7 @@ from torch import Tensor
 
 from halfstep.grid import Grid
 from halfstep.rounding import LinearOperator, Moments, RoundingProblem
-from halfstep.rounding.held_out import DAMPINGS, _error, _rows, _second_half, held_out_damping
+from halfstep.rounding.held_out import DAMPINGS, _rows, held_out_damping, output_error, second_half
 
 D, R = 24, 16
 
@@ -34,10 +34,10 @@ def problem_of(num_samples: int, seed: int = 0) -> tuple[RoundingProblem, Tensor
 
 
 @pytest.mark.parametrize("centred", [True, False])
-def test_the_error_is_that_of_the_samples_held_out(centred: bool) -> None:
+def test_theoutput_error_is_that_of_the_samples_held_out(centred: bool) -> None:
     problem, x, quantized = problem_of(60)
     assert problem.moments is not None
-    second = _second_half(problem.moments)
+    second = second_half(problem.moments)
     rows = _rows(dataclasses.replace(problem, moments=problem.moments.half), True, centred, 0.1)
     weight = problem.weight.double()
     missed = x[1::2] @ weight.mT - quantized[1::2] @ rows[0].mT
@@ -45,7 +45,7 @@ def test_the_error_is_that_of_the_samples_held_out(centred: bool) -> None:
     if centred:
         missed, start = missed - missed.mean(0), start - start.mean(0)
     want = missed.square().mean(0) - start.square().mean(0)
-    torch.testing.assert_close(_error(problem, rows, second, centred), want, atol=1e-9, rtol=1e-6)
+    torch.testing.assert_close(output_error(problem, rows, second, centred), want, atol=1e-9, rtol=1e-6)
 
 
 def test_few_samples_ask_for_more_than_many() -> None:

@@ -1,6 +1,7 @@
 """Roundings: which code? One file each."""
 
 from halfstep.rounding.abstract import ROUNDINGS, AbstractRounding, LayerSamples, Moments, Quadratic, RoundingProblem
+from halfstep.rounding.acceptance import accepted, bias_shift, is_many, mixed
 from halfstep.rounding.adaround import AdaRound
 from halfstep.rounding.ceil import Ceil
 from halfstep.rounding.coordinate_descent import CoordinateDescent
@@ -33,4 +34,8 @@ __all__ = [
     "RoundingProblem",
     "Stochastic",
     "StraightThrough",
+    "accepted",
+    "bias_shift",
+    "is_many",
+    "mixed",
 ]

@@ -26,8 +26,10 @@ def held_out_damping(problem: RoundingProblem, asymmetric: bool, centred: bool) 
     moments = problem.moments
     if moments is None or moments.half is None:
         return DAMPINGS[0]
-    first, second = replace(problem, moments=moments.half), _second_half(moments)
-    errors = [problem.gather(_error(problem, _rows(first, asymmetric, centred, damping), second, centred)).sum() for damping in DAMPINGS]
+    first, second = replace(problem, moments=moments.half), second_half(moments)
+    errors = [
+        problem.gather(output_error(problem, _rows(first, asymmetric, centred, damping), second, centred)).sum() for damping in DAMPINGS
+    ]
     return DAMPINGS[int(torch.stack(errors).argmin())]
 
 
@@ -45,7 +47,7 @@ def _rows(problem: RoundingProblem, asymmetric: bool, centred: bool, damping: fl
     return descend(vector, beam(vector, 1)).view(step.shape).double() * step.double()
 
 
-def _second_half(moments: Moments) -> Moments:
+def second_half(moments: Moments) -> Moments:
     """What is left of the moments without their first half."""
     assert moments.half is not None
     whole, first = moments.num_patches, moments.half.num_patches
@@ -54,7 +56,7 @@ def _second_half(moments: Moments) -> Moments:
     return Moments(**left, num_patches=whole - first)
 
 
-def _error(problem: RoundingProblem, rows: Tensor, moments: Moments, centred: bool) -> Tensor:
+def output_error(problem: RoundingProblem, rows: Tensor, moments: Moments, centred: bool) -> Tensor:
     """The error of each row [N] on the inputs that ``moments`` stand for, without its constant."""
     gram, drift = moments.about_means() if centred else (moments.gram, moments.cross - moments.gram)
     weight = problem.rows(problem.weight).double()

@@ -14,6 +14,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 
 import torch
@@ -23,7 +24,7 @@ from torch.fx import Node
 from halfstep import parallel
 from halfstep.errors import CalibrationError
 from halfstep.graph.operators import WeightedLayer, clip_behind
-from halfstep.rounding import LayerSamples, LinearOperator, Moments
+from halfstep.rounding import LayerSamples, LinearOperator, Moments, is_many
 from halfstep.steps.shelf import Pair
 from halfstep.steps.walk import Walk
 
@@ -46,16 +47,23 @@ def gather_moments(
                 positions = _positions(operator.num_positions(pair.float, weight), pair.float, wanted, drawn)
                 patches.append(_patches(operator, pair, weight, positions))
                 begin, num_samples = index if begin < 0 else begin, num_samples + len(pair.float)
-            yield _Seen(patches, num_samples, begin % 2)
+            yield _Seen(patches, num_samples, begin)
 
-    sums, half = _Sums(), _Sums()
-    for of_all, of_half in parallel.each(_products, seen()):
-        sums.add(of_all)
-        half.add(of_half)
-        if not sums.is_finite:
+    sums: dict[int, _Sums] = {}
+    for found in parallel.each(partial(_products, walk.num_samples), seen()):
+        for every, products in found.items():
+            sums.setdefault(every, _Sums()).add(products)
+        if not sums[1].is_finite:
             raise CalibrationError(f"The input of '{layer.name}' is NaN or infinite on the calibration data: the network is broken there.")
-    whole, first = sums.moments(), half.moments()
-    return dataclasses.replace(whole, half=first) if first.num_patches < whole.num_patches else whole
+    return _nested([part.moments() for part in sums.values()])
+
+
+def _nested(levels: list[Moments]) -> Moments:
+    """The first with the second as its half, and so on; those alone that leave something to hold out."""
+    whole, *rest = levels
+    if not rest or rest[0].num_patches == whole.num_patches:
+        return whole
+    return dataclasses.replace(whole, half=_nested(rest))
 
 
 def _groups(walk: Walk, node: Node) -> Iterator[Iterator[tuple[int, Pair]]]:
@@ -73,9 +81,11 @@ def _joined(patches: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return quantized, torch.cat([exact for _, exact in patches], 1)
 
 
-def _every_second(patches: Tensor, num_samples: int, first: int) -> Tensor:
-    """Of patches [G, P, d], as many of each sample, those of every second sample from ``first`` on."""
-    chosen: Tensor = patches.unflatten(1, (num_samples, -1))[:, first::2]
+def _one_in(every: int, patches: Tensor, num_samples: int, first: int) -> Tensor:
+    """Of patches [G, P, d], as many of each sample, those of one sample in ``every`` from ``first`` on."""
+    if every == 1:
+        return patches
+    chosen: Tensor = patches.unflatten(1, (num_samples, -1))[:, first::every]
     return chosen.flatten(1, 2)
 
 
@@ -94,11 +104,11 @@ def _patches(operator: LinearOperator, pair: Pair, weight: Tensor, positions: Te
 
 @dataclass(frozen=True)
 class _Seen:
-    """patches: (x̂, x) of every part of a group of samples. first: of every second of them, which one comes first."""
+    """patches: (x̂, x) of every part of a group of samples. begin: the number of the first of them."""
 
     patches: list[tuple[Tensor, Tensor]]
     num_samples: int
-    first: int
+    begin: int
 
 
 @dataclass(frozen=True)
@@ -112,11 +122,14 @@ class _Products:
     count: int
 
 
-def _products(seen: _Seen) -> tuple[_Products, _Products]:
-    """Of a group, and of every second sample of it."""
+def _products(num_samples: int, seen: _Seen) -> dict[int, _Products]:
+    """Of a group of all ``num_samples``: 1, of all of it; 2, of every second sample; 4, of every fourth, where half of them are few."""
     quantized, exact = _joined(seen.patches)
-    half = (_every_second(part, seen.num_samples, seen.first) for part in (quantized, exact))
-    return _products_of(quantized, exact), _products_of(*half)
+    has_many = is_many(quantized.shape[1] // seen.num_samples * num_samples, quantized.shape[2])  # nothing is held out from the halves then
+    return {
+        every: _products_of(*(_one_in(every, part, seen.num_samples, -seen.begin % every) for part in (quantized, exact)))
+        for every in ((1, 2) if has_many else (1, 2, 4))
+    }
 
 
 def _products_of(quantized: Tensor, exact: Tensor) -> _Products:

@@ -9,12 +9,14 @@ of every output is kept:
     b <- b + W E[x] - W_q E[x̂]
 
 x, x̂: the layer's input in the float network and behind the quantized layers (empirical bias correction, Nagel et al. 2019, equation 14,
-made part of the objective).
+made part of the objective). Codes that were found on data are taken only where they are no worse for the output than nearest ones with such
+a bias, on samples held out where these are few (`rounding.acceptance`); a note names the layers that have channels with the latter.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated, ClassVar, final
 
@@ -23,7 +25,7 @@ from pydantic import AfterValidator, Field
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from halfstep.errors import CalibrationError, GraphError
+from halfstep.errors import CalibrationError, GraphError, first_few
 from halfstep.graph.curvature import task_curvature
 from halfstep.graph.edges import behind_quantizer, quantizer_of
 from halfstep.graph.edit import attribute, set_parameter
@@ -31,7 +33,7 @@ from halfstep.graph.operators import WeightedLayer, linear_operator, weighted_la
 from halfstep.grid import Quantized
 from halfstep.quantizers import UniformQuantizer
 from halfstep.registry import Spec
-from halfstep.rounding import ROUNDINGS, AbstractRounding, Moments, RoundingProblem
+from halfstep.rounding import ROUNDINGS, AbstractRounding, Moments, RoundingProblem, accepted, bias_shift, mixed
 from halfstep.steps.abstract import STEPS, AbstractStep, Context
 from halfstep.steps.calibrate import least_scale
 from halfstep.steps.part import solve
@@ -39,6 +41,7 @@ from halfstep.steps.problem import gather_moments, gather_samples
 from halfstep.steps.shift_scales import has_shifts, raised, shift_scale
 from halfstep.steps.walk import MEMORY, Walk
 
+_NAMED = 8  # layers in a note
 _SLIGHT = 1e-3  # damping where only the scale is looked for
 
 
@@ -81,9 +84,16 @@ class Round(AbstractStep):
             is_shared=not rounding.uses_samples,
             memory=int(self.memory * 2**30),
         )
+        refused: list[str] = []
         for index, node in enumerate(walk.stops(layers)):
             context.progress(self.name, index, len(layers))
-            self._round_layer(walk, layers[node], rounding, context, index)
+            if self._round_layer(walk, layers[node], rounding, context, index):
+                refused.append(f"'{layers[node].name}'")
+        if refused:
+            context.notes.append(
+                f"In {len(refused)} layer(s) channels have nearest codes and a corrected bias, because those of '{rounding.name}' were not "
+                f"shown to be as good on the samples of the layer: {first_few(refused, _NAMED)}."
+            )
         context.notes.append(f"The walk of step '{self.name}' held at most {walk.peak_bytes / 2**20:.0f} MB of activations in memory.")
         return graph
 
@@ -113,20 +123,16 @@ class Round(AbstractStep):
             is_scale_fixed=has_shifts(context.scheme.requantization, quantizer.grid),
         )
 
-    def _round_layer(self, walk: Walk, layer: WeightedLayer, rounding: AbstractRounding, context: Context, index: int) -> None:
-        """Solve one layer, or take what an interrupted run found, and store it."""
+    def _round_layer(self, walk: Walk, layer: WeightedLayer, rounding: AbstractRounding, context: Context, index: int) -> int:
+        """Solve one layer, or take what an interrupted run found, and store it; how many of its channels took nearest codes instead."""
         entry = (f"{context.position}-{self.name}", f"{index}-{layer.name}")
         saved = None if context.checkpoint is None else context.checkpoint.read(*entry)
         if saved is None:
             problem = self._with_data(self._problem(walk.graph, layer, context), walk, layer, rounding, context, index)
             try:
-                quantized = solve(rounding, problem, context.generator_for(index))
+                saved = _solved(walk.graph, layer, problem, rounding, lambda: context.generator_for(index))
             except CalibrationError as error:
                 raise CalibrationError(f"Layer '{layer.name}': {error}") from error
-            quantized = _with_room_for_bias(walk.graph, layer, problem, quantized, rounding)
-            saved = {"codes": quantized.codes, "scale": quantized.scale, "zero_point": quantized.zero_point}
-            if rounding.frees_bias and problem.bias is not None:
-                saved["bias"] = corrected_bias(problem, quantized)
             if context.checkpoint is not None:
                 context.checkpoint.write(*entry, saved)
         quantizer = quantizer_of(layer.weight)
@@ -134,6 +140,7 @@ class Round(AbstractStep):
         on = quantizer.scale.device
         codes, scale, zero_point = (saved[part].to(on) for part in ("codes", "scale", "zero_point"))
         store(walk.graph, layer, Quantized(codes, scale, zero_point, quantizer.grid), saved.get("bias"))
+        return int(saved["num_refused"])
 
     def _with_data(
         self, problem: RoundingProblem, walk: Walk, layer: WeightedLayer, rounding: AbstractRounding, context: Context, index: int
@@ -178,19 +185,43 @@ def store(graph: GraphModule, layer: WeightedLayer, quantized: Quantized, bias: 
         set_parameter(graph, source, bias)
 
 
-def corrected_bias(problem: RoundingProblem, quantized: Quantized) -> Tensor:
-    """``b + W E[x] - W_q E[x̂]``, of the shape of the bias."""
-    assert problem.moments is not None and problem.bias is not None
-    exact, rounded = problem.rows(problem.weight).double(), problem.rows(quantized.dequantize()).double()
-    shift = exact @ problem.moments.float_mean[..., None] - rounded @ problem.moments.mean[..., None]
+def _solved(
+    graph: GraphModule,
+    layer: WeightedLayer,
+    problem: RoundingProblem,
+    rounding: AbstractRounding,
+    generator: Callable[[], torch.Generator],
+) -> dict[str, Tensor]:
+    """Codes, scale, zero_point and, where it is a new one, bias; num_refused: channels with nearest codes in place of the rounding's."""
+    quantized = solve(rounding, problem, generator())
+    is_moved, num_refused = torch.tensor(rounding.frees_bias), 0
+    if rounding.uses_moments and problem.moments is not None:
+        is_kept, is_moved = accepted(problem, quantized, lambda part: solve(rounding, part, generator()), rounding.frees_bias)
+        num_refused = int((~is_kept).sum())
+        if num_refused:
+            quantized = mixed(problem, quantized, is_kept)
+    has_bias = problem.bias is not None and bool(is_moved.any())
+    quantized = _with_room_for_bias(graph, layer, problem, quantized, _corrected_bias(problem, quantized, is_moved) if has_bias else None)
+    saved = {
+        "codes": quantized.codes,
+        "scale": quantized.scale,
+        "zero_point": quantized.zero_point,
+        "num_refused": torch.tensor(num_refused),
+    }
+    return saved | ({"bias": _corrected_bias(problem, quantized, is_moved)} if has_bias else {})
+
+
+def _corrected_bias(problem: RoundingProblem, quantized: Quantized, is_moved: Tensor) -> Tensor:
+    """``b + W E[x] - W_q E[x̂]`` where it is moved [G, R], of the shape of the bias."""
+    assert problem.bias is not None
+    shift = bias_shift(problem, quantized) * is_moved
     return (problem.bias.double() + shift.flatten()).to(problem.bias.dtype)
 
 
 def _with_room_for_bias(
-    graph: GraphModule, layer: WeightedLayer, problem: RoundingProblem, quantized: Quantized, rounding: AbstractRounding
+    graph: GraphModule, layer: WeightedLayer, problem: RoundingProblem, quantized: Quantized, bias: Tensor | None
 ) -> Quantized:
     """The codes, but nearest ones on a wider grid where the bias would not fit into the accumulator with the scale that was found."""
-    bias = corrected_bias(problem, quantized) if rounding.frees_bias and problem.bias is not None else None
     least = least_scale(graph, layer, bias).to(quantized.scale).view(-1)
     if bool((quantized.scale >= least).all()):
         return quantized
