@@ -19,7 +19,8 @@ Model = Annotated[
     typer.Argument(
         metavar="MODEL",
         help="The network: 'package.module:factory' or 'path/file.py:factory' (a callable that returns an nn.Module), "
-        "a .pt2 file written by torch.export.save, or an .onnx file. The first two run their code: name none that you do not trust.",
+        "a .pt2 file written by torch.export.save, or an .onnx file. The first two run their code, and PyTorch calls its reader of the "
+        "third unsafe: name none that you do not trust (docs/trust.md).",
     ),
 ]
 StateDict = Annotated[
