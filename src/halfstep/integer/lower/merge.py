@@ -7,13 +7,15 @@ from torch.fx import Node
 
 from halfstep.graph.names import operator_name
 from halfstep.graph.operators import argument
+from halfstep.grid import Grid
 from halfstep.integer.lower.lowering import Lowering
 from halfstep.integer.lower.refusal import NoIntegerFormError
 from halfstep.integer.lower.target import Target
 from halfstep.integer.operators import Add, Concat, Matmul, Mul
-from halfstep.integer.requantization import DEFAULT_MODE, MODES, SHIFT_MODES, Rescale, shared_shift
+from halfstep.integer.requantization import MODES, SHIFT_MODES, Rescale, shared_shift
 from halfstep.integer.value import Value
 
+_SHORT_BITS = 12  # of a grid for which a multiplier of 15 bits is exact: 2^-15 of 2^12 codes is an eighth of one
 _WIDE_BITS = 15  # of the multipliers of a sum that leaves the network: nothing is shifted out of it
 
 
@@ -43,7 +45,7 @@ def lower_mul(lowering: Lowering, node: Node, target: Target) -> str:
     operands = [lowering.input(x) for x in node.args[:2]]
     _refuse_misaligned(operands)
     value = target.value(operands[0].scale * operands[1].scale)
-    rescale = _between(lowering, target.name, operands[0].scale * operands[1].scale / value.scale)
+    rescale = _between(lowering, target, operands[0].scale * operands[1].scale / value.scale)
     inputs = tuple(x.name for x in operands)
     return lowering.emit(Mul(target.name, inputs, value.name, rescale, *target.codes(value)), value)
 
@@ -54,7 +56,7 @@ def lower_matmul(lowering: Lowering, node: Node, target: Target) -> str:
     if min(len(x.shape) for x in operands) < 2:
         raise NoIntegerFormError("one of its operands is a vector")
     value = target.value(operands[0].scale * operands[1].scale)
-    rescale = _between(lowering, target.name, operands[0].scale * operands[1].scale / value.scale)
+    rescale = _between(lowering, target, operands[0].scale * operands[1].scale / value.scale)
     inputs = tuple(x.name for x in operands)
     return lowering.emit(Matmul(target.name, inputs, value.name, rescale, *target.codes(value)), value)
 
@@ -66,20 +68,22 @@ def lower_concat(lowering: Lowering, node: Node, target: Target) -> str:
     operands = [lowering.input(x) for x in nodes]
     axis = lowering.axis(node, int(argument(node, "dim", 0)))
     value = target.value(max(x.scale for x in operands) * 2.0**-_WIDE_BITS)
-    rescales = tuple(_between(lowering, target.name, x.scale / value.scale) for x in operands)
+    rescales = tuple(_between(lowering, target, x.scale / value.scale) for x in operands)
     inputs = tuple(x.name for x in operands)
     return lowering.emit(Concat(target.name, inputs, value.name, axis, rescales, *target.codes(value)), value)
 
 
-def _between(lowering: Lowering, name: str, scale: float) -> Rescale:
-    """A rescale between grids that no weight can be fitted to: where shifts are asked for, a 16-bit multiplier."""
-    return lowering.rescale(name, torch.tensor(scale, dtype=torch.float64), merge_mode(lowering.mode))
+def _between(lowering: Lowering, target: Target, scale: float) -> Rescale:
+    """A rescale between grids that no weight can be fitted to: where shifts are asked for, a multiplier of 16 or 32 bits."""
+    return lowering.rescale(target.name, torch.tensor(scale, dtype=torch.float64), merge_mode(lowering.mode, target.grid))
 
 
-def merge_mode(mode: str) -> str:
-    """The mode of rescales that belong to no weight."""
+def merge_mode(mode: str, grid: Grid | None = None) -> str:
+    """The mode of rescales that belong to no weight. grid: of what they make, where a multiplier of 15 bits may be too short for it."""
     assert mode in MODES
-    return "fixed_point_16" if mode in SHIFT_MODES else mode or DEFAULT_MODE
+    if mode not in SHIFT_MODES:
+        return mode
+    return "fixed_point_16" if grid is None or grid.bits <= _SHORT_BITS else "fixed_point_32"
 
 
 def _refuse_misaligned(operands: list[Value]) -> None:

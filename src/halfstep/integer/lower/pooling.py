@@ -23,7 +23,9 @@ def lower_requantize(lowering: Lowering, node: Node, target: Target) -> str:
     """A clip by itself, or a tensor that is rounded once more: a `Requantize` within the clip's bounds."""
     x = lowering.input(node)
     value = target.value(x.scale)
-    rescale = lowering.rescale(target.name, torch.tensor(x.scale / value.scale, dtype=torch.float64), merge_mode(lowering.mode))
+    rescale = lowering.rescale(
+        target.name, torch.tensor(x.scale / value.scale, dtype=torch.float64), merge_mode(lowering.mode, target.grid)
+    )
     return lowering.emit(Requantize(target.name, (x.name,), value.name, rescale, *target.codes(value)), value)
 
 
@@ -88,7 +90,7 @@ def _emit_mean(lowering: Lowering, target: Target, x: Value, axes: tuple[int, ..
         rescale = exact_power(0)
     else:
         scale = torch.tensor(x.scale / count / value.scale, dtype=torch.float64)
-        rescale = lowering.rescale(target.name, scale, merge_mode(lowering.mode))
+        rescale = lowering.rescale(target.name, scale, merge_mode(lowering.mode, target.grid))
     return lowering.emit(Mean(target.name, (x.name,), value.name, rescale, *target.codes(value), axes), value)
 
 
@@ -99,7 +101,7 @@ def _emit_average(lowering: Lowering, target: Target, x: Value, geometry: tuple[
     divisors = tuple(sorted(products))
     value = target.value(x.scale / divisors[-1] * 2.0**-8)
     scale = x.scale / value.scale / torch.tensor(divisors, dtype=torch.float64)
-    rescale = lowering.rescale(target.name, scale, merge_mode(lowering.mode))
+    rescale = lowering.rescale(target.name, scale, merge_mode(lowering.mode, target.grid))
     operator = AveragePool(target.name, (x.name,), value.name, rescale, *target.codes(value), kernel, stride, frame, counts, divisors)
     return lowering.emit(operator, value)
 
