@@ -273,3 +273,13 @@ def test_images_that_cannot_be_read(tmp_path: Path, kind: str, message: str) -> 
         Image.fromarray(np.full((5, 6), 40000, np.uint16)).save(bad)
     with pytest.raises(DataError, match=rf"zzz.png .*{message}|{message}.*zzz.png"):
         list(load_data(str(tmp_path)).batches())
+
+
+def test_an_image_that_is_cut_short_is_named_without_a_warning(tmp_path: Path) -> None:
+    whole = tmp_path / "whole.tiff"
+    Image.new("RGB", (64, 64), (10, 20, 30)).save(whole)
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (folder / "short.tiff").write_bytes(whole.read_bytes()[:-200])
+    with pytest.raises(DataError, match=r"short\.tiff .*(decoded|read)"):
+        next(iter(load_data(str(folder)).batches(1)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import zipfile
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 import halfstep as hs
 from halfstep.errors import ModelError
+from halfstep.workflow.load_model import load_model
 from halfstep.workflow.size_expressions import refusal_of
 
 
@@ -177,3 +179,19 @@ def test_sizes(text: str) -> None:
 @pytest.mark.parametrize("text", NO_SIZES)
 def test_what_is_no_size(text: str) -> None:
     assert refusal_of(text)
+
+
+class Unpickled:
+    """Its pickle names a class that is no tensor."""
+
+
+def test_pickled_sample_inputs_are_refused_without_the_advice_to_unpickle_them(tmp_path: Path) -> None:
+    torch.export.save(torch.export.export(nn.Linear(3, 2), (torch.zeros(2, 3),)), tmp_path / "good.pt2")
+    hostile = io.BytesIO()
+    torch.save({"inputs": Unpickled()}, hostile)
+    with zipfile.ZipFile(tmp_path / "good.pt2") as good, zipfile.ZipFile(tmp_path / "bad.pt2", "w") as bad:
+        for member in good.infolist():
+            bad.writestr(member, hostile.getvalue() if member.filename.endswith("sample_inputs/model.pt") else good.read(member))
+    with pytest.raises(ModelError, match="pickled Python objects") as found:
+        load_model(str(tmp_path / "bad.pt2"))
+    assert "weights_only" not in str(found.value)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import struct
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, final
@@ -186,10 +189,24 @@ def reads_everything(loader: DataLoader[Any]) -> bool:
     return type(sampler) is SequentialSampler
 
 
+# What Pillow raises of files that are damaged, beside what it is meant to.
+_UNDECODABLE = (
+    OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, struct.error, MemoryError, Image.DecompressionBombError
+)  # fmt: skip
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Pillow's warnings: of a file that is cut short it raises an error too, and of large images there is one here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def decode(path: Path, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
     """One image file as RGB, resized and cropped: uint8 [H, W, 3]."""
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with _quiet(), Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise DataError(f"{path} is an image of {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}. Make it smaller.")
             image.load()
@@ -200,5 +217,5 @@ def decode(path: Path, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
         raise DataError(f"{path} was there when its folder was listed, and is gone. Put it back, or start again.") from None
     except UnidentifiedImageError:
         raise DataError(f"{path} is not an image that can be read. Replace or remove it.") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as raised:
+    except _UNDECODABLE as raised:
         raise DataError(f"{path} cannot be decoded: {describe(raised)}. Replace or remove it.") from None

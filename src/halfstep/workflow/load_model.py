@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,6 +77,10 @@ def _load_program(path: Path) -> ExportedProgram:
     try:
         with _weights_only():
             program = torch.export.load(path)
+    except pickle.UnpicklingError as error:  # its message says how to unpickle all the same
+        raise ModelError(
+            f"'{path}' holds pickled Python objects that are no tensors, which can run code: export plain tensors only."
+        ) from error
     except Exception as error:  # torch raises many kinds here
         raise ModelError(
             f"'{path}' cannot be read as a torch.export file: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
