@@ -115,7 +115,7 @@ def test_an_override_gives_a_layer_other_groups() -> None:
 
 @pytest.mark.parametrize("size", [8, 20, -16])
 def test_a_group_size_that_no_kernel_has(size: int) -> None:
-    with pytest.raises(RecipeError, match=f"16, 32, 64 ... inputs .a power of two., or 0 for no groups, not {size}"):
+    with pytest.raises(RecipeError, match=f"16, 32, 64 ... 1,048,576 inputs .a power of two., or 0 for no groups, not {size}"):
         hs.Recipe.load("nearest-w4").with_group_size(size)
 
 

@@ -126,7 +126,7 @@ def test_8_bits_lose_less(generator: torch.Generator) -> None:
 def test_refusals(generator: torch.Generator) -> None:
     model, x = network(), torch.randn(4, 3, 8, 8, generator=generator)
     with pytest.raises(CalibrationError, match="empty"):
-        shifted(model, x[:0])
+        ShiftChannels().apply(capture(model, (x,)), zoo.context(x[:0]))
     with pytest.raises(CalibrationError, match="NaN or infinite"):
         shifted(model, x / 0)
     graph = PlaceQuantizers().apply(capture(model, (x,)), zoo.context(x))

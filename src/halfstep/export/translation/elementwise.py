@@ -17,15 +17,6 @@ def _clip(writer: Writer, node: Node, arguments: list[Any]) -> ir.Value:
     return writer.emit("Clip", [writer.operand(x, dtype), *(None if b is None else writer.operand(b, dtype) for b in (low, high))], node)
 
 
-def _clip_to_tensors(writer: Writer, node: Node, arguments: list[Any]) -> ir.Value:
-    """Bounds that are tensors may have the shape of x; those of ONNX's Clip are single numbers."""
-    dtype = node.meta["dtype"]
-    value = writer.operand(arguments[0], dtype)
-    for op_type, bound in zip(("Max", "Min"), (*arguments[1:3], None), strict=False):
-        value = value if bound is None else writer.emit(op_type, [value, writer.operand(bound, dtype)], node)
-    return value
-
-
 def _with_alpha(op_type: str, is_reversed: bool = False) -> Translate:
     """Add and sub, whose second operand may be scaled."""
 
@@ -156,7 +147,6 @@ TRANSLATIONS: dict[str, Translate] = {
     "relu6.default": lambda writer, node, arguments: _clip(writer, node, [arguments[0], 0.0, 6.0]),
     **dict.fromkeys(("hardtanh.default", "clamp.default", "clamp_min.default"), lambda w, n, a: _clip(w, n, [*a, None])),
     "clamp_max.default": lambda w, n, a: _clip(w, n, [a[0], None, a[1]]),
-    **dict.fromkeys(("clamp.Tensor", "clamp_min.Tensor"), _clip_to_tensors),
     "add.Tensor": _with_alpha("Add"),
     "sub.Tensor": _with_alpha("Sub"),
     "rsub.Scalar": _with_alpha("Sub", is_reversed=True),
