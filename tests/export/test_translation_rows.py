@@ -67,6 +67,8 @@ CASES: list[tuple[str, tuple[int, ...], Function]] = [
     ("avg_pool2d.default", IMAGE, lambda x: F.avg_pool2d(x, 3, 2, 1)),
     ("avg_pool2d.default", IMAGE, lambda x: F.avg_pool2d(x, 3, 2, ceil_mode=True)),
     ("avg_pool2d.default", IMAGE, lambda x: F.avg_pool2d(x, 3, 2, 1, ceil_mode=True, count_include_pad=False)),
+    ("avg_pool1d.default", (4, 16), lambda x: F.avg_pool1d(x, 3, 2, 1, ceil_mode=True)),
+    ("avg_pool2d.default", (4, 16, 16), lambda x: F.avg_pool2d(x, 3, 2, 1, ceil_mode=True)),
     ("avg_pool3d.default", FILM, lambda x: F.avg_pool3d(x, 2)),
     ("adaptive_avg_pool1d.default", LINE, lambda x: F.adaptive_avg_pool1d(x, 1)),
     ("adaptive_avg_pool2d.default", IMAGE, lambda x: F.adaptive_avg_pool2d(x, (4, 5))),

@@ -127,20 +127,23 @@ def _sqnr(expected: Tensor, found: Tensor) -> float:
 
 
 def plainly_quantized(case: Case) -> list[Tensor]:
-    """The network with int8 weights a channel and inputs of layers on 8 bits, ranges from smallest to largest."""
-    layers = [module for module in case.network.modules() if isinstance(module, LAYERS)]
+    """The network with int8 weights a channel and every value between its operators on 8 bits, ranges from smallest to largest."""
+    network = case.network
+    layers = [module for module in network.modules() if isinstance(module, LAYERS)]
     kept = [layer.weight.data for layer in layers]
-    handles = [layer.register_forward_pre_hook(lambda _, inputs: (_rounded(inputs[0]), *inputs[1:])) for layer in layers]
     try:
         for layer in layers:
             layer.weight.data = _rounded_rows(layer.weight.data)
         with torch.no_grad():
-            return _leaves(case.network(*(x.clone() for x in case.inputs)))
+            values = [_rounded(x) for x in case.inputs]
+            parts = dict(network.parts.named_children())
+            for line in network.plan:
+                operands = [values[index].clone() for index in line.operands]
+                values.append(_rounded(line.apply(*operands) if line.apply is not None else parts[line.name](*operands)))
     finally:
         for layer, weight in zip(layers, kept, strict=True):
             layer.weight.data = weight
-        for handle in handles:
-            handle.remove()
+    return [values[index] for index in network.outputs]
 
 
 def _rounded(x: Tensor) -> Tensor:

@@ -229,3 +229,9 @@ def test_the_weights_stay() -> None:
     CorrectBias().apply(graph, context)
     for weight, layer in zip(before, weighted_layers(graph), strict=True):
         assert torch.equal(weight, attribute(graph, behind_quantizer(layer.weight)))
+
+
+@pytest.mark.parametrize("recipe", ["dfq", "int8-balanced", "normalize-w4a4"])
+def test_a_network_without_layers_has_no_bias_to_correct(recipe: str) -> None:
+    result = hs.quantize(nn.Sequential(nn.ReLU(), nn.MaxPool2d(2)), torch.randn(8, 3, 8, 8), recipe)
+    assert [operator.name for operator in result.record.float_operators] == ["0"]  # nothing asks for a grid

@@ -59,6 +59,8 @@ class CorrectBias(AbstractStep):
 
     def apply(self, graph: GraphModule, context: Context) -> GraphModule:
         """Overwrite the stored biases."""
+        if not weighted_layers(graph):
+            return graph
         if context.reference is None or not is_quantized(graph):
             raise RecipeError(f"The step '{self.name}' works on quantized weights: put it behind 'round' in the recipe.")
         layers = [layer for layer in weighted_layers(graph) if has_own_bias(layer)]

@@ -60,6 +60,8 @@ class ReestimateBatchNorm(AbstractStep):
 
     def apply(self, graph: GraphModule, context: Context) -> GraphModule:
         """New scales and biases, the same codes."""
+        if not weighted_layers(graph):
+            return graph
         if context.reference is None or not is_quantized(graph):
             raise RecipeError(f"The step '{self.name}' works on quantized weights: put it behind 'round' in the recipe.")
         known = graph.meta.get("batch_norms", {})

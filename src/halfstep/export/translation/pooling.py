@@ -30,12 +30,14 @@ def _average_pool(writer: Writer, node: Node, arguments: list[Any]) -> ir.Value:
     kernel, pads = spread(kernel, count), spread(padding, count)
     stride = spread(stride, count) if stride else kernel
     covered = [_covered(*axis) for axis in zip(x.meta["shape"][2:], node.meta["shape"][2:], kernel, stride, pads, strict=True)]
-    if any(covered) and any(pads) and count_include_pad:
-        raise Untranslatable("avg_pool that counts its padding, but not what lies beyond it")
+    value = writer.value(x)
+    if any(covered) and any(pads) and count_include_pad:  # what is padded counts, what lies beyond it does not: two kinds of padding
+        amounts = writer.integers([0, 0, *pads, 0, 0, *pads])
+        value, pads = writer.emit("Pad", [value, amounts, writer.number(0, node.meta["dtype"])], node), [0] * count
     # A window that hangs over the end (ceil_mode) averages what is there: padding that is not counted.
     ends = [a + b for a, b in zip(pads, covered, strict=True)]
     return writer.emit(
-        "AveragePool", [writer.value(x)], node, kernel_shape=kernel, strides=stride, pads=pads + ends,
+        "AveragePool", [value], node, kernel_shape=kernel, strides=stride, pads=pads + ends,
         count_include_pad=int(count_include_pad and not any(covered)),
     )  # fmt: skip
 
