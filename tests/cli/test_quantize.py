@@ -12,6 +12,8 @@ import torch
 import yaml
 from typer.testing import Result
 
+import halfstep as hs
+
 
 def test_the_preprocessing_goes_into_the_recipe(quantized: Path) -> None:
     preprocessing = yaml.safe_load((quantized / "recipe.yaml").read_text())["preprocessing"]
@@ -139,3 +141,15 @@ def test_a_network_saved_by_torch_export(here: Path, halfstep: Callable[..., Res
     torch.export.save(exported, "net.pt2")
     result = halfstep("quantize", "net.pt2", "--data", "images.npz", "--out", "run")
     assert result.exit_code == 0, result.output
+
+
+def test_activations_that_are_always_zero_are_a_note_or_an_error_where_asked_for(halfstep: Callable[..., Result], here: Path) -> None:
+    done = halfstep("quantize", "net.py:dead", "--data", "images.npz", "--out", "run")
+    assert done.exit_code == 0, done.output
+    assert "0 for every calibration input" in " ".join(done.stdout.split())
+    recipe = hs.Recipe.load("int8").to_yaml().replace("strict: false", "strict: true")
+    (here / "strict.yaml").write_text(recipe)
+    refused = halfstep("quantize", "net.py:dead", "--data", "images.npz", "--recipe", "strict.yaml", "--out", "strict")
+    message = " ".join(refused.output.split())
+    assert refused.exit_code == 1 and "0 for every calibration input" in message
+    assert "override" in message  # the way out

@@ -7,34 +7,31 @@ from collections import Counter
 import pytest
 
 from fuzz.random_networks import draw
-from fuzz.trial import Outcome, attempt
+from fuzz.trial import attempt
 
 _GOOD_ENDS = ("passed", "refused")
 _NUM_SLOW, _CHUNK = 1000, 50
 _MOST_REFUSED = 0.25
 
 
-def _report(outcomes: dict[int, Outcome]) -> str:
-    return "\n".join(
-        f"{draw(seed)}\n  {outcome.kind}: {outcome.detail}" for seed, outcome in outcomes.items() if outcome.kind not in _GOOD_ENDS
-    )
-
-
-def _attempt_all(seeds: range) -> None:
+def _attempted(seeds: range) -> tuple[str, Counter[str]]:
+    """The plans of networks that broke a promise, and how many ended how."""
     outcomes = {seed: attempt(seed) for seed in seeds}
-    counts = Counter(outcome.kind for outcome in outcomes.values())
-    assert set(counts) <= set(_GOOD_ENDS), _report(outcomes)
-    assert counts["refused"] <= _MOST_REFUSED * len(seeds), counts
+    broken = {seed: outcome for seed, outcome in outcomes.items() if outcome.kind not in _GOOD_ENDS}
+    report = "\n".join(f"{draw(seed)}\n  {outcome.kind}: {outcome.detail}" for seed, outcome in broken.items())
+    return report, Counter(outcome.kind for outcome in outcomes.values())
 
 
 def test_a_few_networks() -> None:
-    _attempt_all(range(2000, 2024))
+    report, counts = _attempted(range(2000, 2024))
+    assert not report and counts["refused"] <= _MOST_REFUSED * counts.total()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("first", range(0, _NUM_SLOW, _CHUNK))
 def test_many_networks(first: int) -> None:
-    _attempt_all(range(first, first + _CHUNK))
+    report, counts = _attempted(range(first, first + _CHUNK))
+    assert not report and counts["refused"] <= _MOST_REFUSED * counts.total()
 
 
 def test_a_seed_says_everything() -> None:
