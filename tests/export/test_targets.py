@@ -188,3 +188,11 @@ def test_a_clip_for_a_target_that_does_not_work_on_codes(tmp_path: Path) -> None
     file = File(tmp_path / "narrow.onnx")
     assert all(file.readers(node.output[0]) == ["QuantizeLinear"] for node in file.of_type("Clip"))
     assert len(file.of_type("Clip")) == 2
+
+
+@pytest.mark.parametrize("target", sorted(TARGETS))
+def test_signed_activations_in_front_of_a_reshape(target: str, tmp_path: Path) -> None:
+    """ONNX Runtime multiplies a batch of one as a matrix, and gives the reshape in front a rounding with a type it changes afterwards."""
+    recipe = hs.Recipe.load("int8").with_types(activations="int8").with_target(target)
+    result = hs.quantize(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)).eval(), torch.randn(1, 8, 8), recipe)
+    assert hs.export.onnx(result, tmp_path / "model.onnx").max_code_difference <= 1

@@ -23,6 +23,10 @@ saturates; with "1" the weights become uint8 there, whose products are added in 
 """
 
 _MET_TWICE = "replace the existing tensor"
+_STALE_TYPE, _WRITES_TYPE = "output_dtype", "QDQPropagationTransformer"
+"""Where signed activations meet a reshape, one optimization of ONNX Runtime writes down that they are signed, another makes them unsigned,
+and the model is refused for the contradiction (seen in 1.32). Without the first one it runs.
+"""
 
 
 def open_session(
@@ -54,7 +58,12 @@ def open_session(
 
 def _session(model: bytes | str, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
     try:
-        return onnxruntime.InferenceSession(model, options, ["CPUExecutionProvider"])
+        try:
+            return onnxruntime.InferenceSession(model, options, ["CPUExecutionProvider"])
+        except Exception as error:
+            if _STALE_TYPE not in str(error):
+                raise
+            return onnxruntime.InferenceSession(model, options, ["CPUExecutionProvider"], disabled_optimizers=[_WRITES_TYPE])
     except Exception as error:  # ONNX Runtime raises its own, undocumented kinds
         raise ExportError(f"ONNX Runtime cannot load the model: {str(error).splitlines()[0]}") from error
 
