@@ -222,6 +222,12 @@ def test_it_comes_behind_the_rounding() -> None:
         CorrectBias().apply(zoo.captured("residual"), context)
 
 
+def test_a_network_left_in_float_is_told_from_a_wrong_order() -> None:
+    recipe = hs.Recipe.load("dfq").with_types(weights="float")
+    with pytest.raises(RecipeError, match="leaves every layer's weights in float: give one of them a grid, or leave the step out"):
+        hs.quantize(zoo.ZOO["residual"].model(), zoo.ZOO["residual"].inputs(4), recipe)
+
+
 def test_the_weights_stay() -> None:
     inputs = [zoo.ZOO["residual"].inputs(4)]
     graph, context = zoo.rounded(zoo.captured("residual"), inputs, WEIGHTS_ONLY)

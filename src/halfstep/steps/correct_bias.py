@@ -62,7 +62,7 @@ class CorrectBias(AbstractStep):
         if not weighted_layers(graph):
             return graph
         if context.reference is None or not is_quantized(graph):
-            raise RecipeError(f"The step '{self.name}' works on quantized weights: put it behind 'round' in the recipe.")
+            raise no_quantized_weights(self.name)
         layers = [layer for layer in weighted_layers(graph) if has_own_bias(layer)]
         if self.method == "empirical":
             self._correct_on_data(graph, context.reference, layers, context)
@@ -152,3 +152,11 @@ def is_quantized(graph: GraphModule) -> bool:
     """Whether some layer's weight has a calibrated quantizer."""
     found = [quantizer_of(layer.weight) for layer in weighted_layers(graph)]
     return any(quantizer is not None and quantizer.is_calibrated for quantizer in found)
+
+
+def no_quantized_weights(step: str) -> RecipeError:
+    """What to say where `is_quantized` is false."""
+    return RecipeError(
+        f"The step '{step}' works on quantized weights: put it behind 'round' in the recipe. If it stands there, the scheme leaves every "
+        "layer's weights in float: give one of them a grid, or leave the step out."
+    )

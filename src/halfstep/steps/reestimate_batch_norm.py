@@ -28,14 +28,13 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from halfstep import parallel
-from halfstep.errors import RecipeError
 from halfstep.graph.edges import behind_quantizer, quantizer_of
 from halfstep.graph.edit import attribute, set_parameter
 from halfstep.graph.operators import WeightedLayer, weighted_layers
 from halfstep.quantizers import AbstractQuantizer
 from halfstep.steps.abstract import STEPS, AbstractStep, Context
 from halfstep.steps.calibrate import least_scale
-from halfstep.steps.correct_bias import bias_source, has_own_bias, is_quantized, outputs
+from halfstep.steps.correct_bias import bias_source, has_own_bias, is_quantized, no_quantized_weights, outputs
 from halfstep.steps.restore_weight_statistics import rescale
 from halfstep.steps.shift_scales import has_shifts
 from halfstep.steps.walk import MEMORY, Walk
@@ -63,7 +62,7 @@ class ReestimateBatchNorm(AbstractStep):
         if not weighted_layers(graph):
             return graph
         if context.reference is None or not is_quantized(graph):
-            raise RecipeError(f"The step '{self.name}' works on quantized weights: put it behind 'round' in the recipe.")
+            raise no_quantized_weights(self.name)
         known = graph.meta.get("batch_norms", {})
         layers = {layer.node: layer for layer in weighted_layers(graph) if layer.name in known and has_own_bias(layer)}
         if not layers:
