@@ -29,6 +29,14 @@ OTHERS = ("w4a8", "lattice-w4", "lattice-w2a8", "lattice-w4a4", "lattice-w4-g32"
 INEXACT = ("dfq", "dfq-w4a8", "int8-balanced-split")
 _MOST_ENTRIES = 2048  # of a tensor: small networks are quick
 MODES = ("fixed_point_32", "fixed_point_16", "single_shift", "double_shift")
+# What schemes may say beside their recipe's; a grid for the inputs more often than not, without which few networks have integers alone.
+_IN_FLOAT = {"weights": "float", "activations": "float"}
+_OPTIONS: tuple[dict[str, Any], ...] = (
+    {"outputs": True}, {"addends": "uint16"}, {"norm_inputs": "uint16"}, {"softmax": "uint16"}, {"shortcuts": "uint8"},
+    {"last_input": "uint8"}, {"first_layer": {"weights": "int8"}}, {"last_layer": _IN_FLOAT},
+    {"overrides": [{"pattern": "*m1*", **_IN_FLOAT}]},
+    {"target": "openvino"}, {"target": "tensorrt"}, {"target": "generic"},
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -65,16 +73,16 @@ class RandomNetwork(nn.Module):
 
 @dataclass(frozen=True)
 class Case:
-    """All that a trial needs."""
+    """All that a trial needs. options: of the recipe's scheme."""
 
     seed: int
     network: RandomNetwork
     inputs: tuple[Tensor, ...]
     recipe: str
-    mode: str
+    options: dict[str, Any]
 
     def __str__(self) -> str:
-        lines = [f"seed {self.seed}: {self.recipe}, {self.mode}, inputs {[list(x.shape) for x in self.inputs]}"]
+        lines = [f"seed {self.seed}: {self.recipe}, {self.options}, inputs {[list(x.shape) for x in self.inputs]}"]
         start = len(self.inputs)
         lines += [f"  v{index + start} = {line.text}({', '.join(f'v{i}' for i in line.operands)})  # {line.name!r}"
                   for index, line in enumerate(self.network.plan)]  # fmt: skip
@@ -144,7 +152,12 @@ def draw(seed: int) -> Case:
     count = rng.choice((1, 2, 8, 16, 16, 32))
     inputs = tuple(_inputs(rng, count, shape) for shape in draft.shapes[: draft.num_inputs])
     recipe = rng.choice(EIGHT_BITS) if rng.random() < 0.7 else rng.choice(OTHERS)
-    return Case(seed, network, inputs, recipe, rng.choice(MODES))
+    return Case(seed, network, inputs, recipe, {"requantization": rng.choice(MODES), **_options(random.Random(f"options {seed}"))})
+
+
+def _options(rng: random.Random) -> dict[str, Any]:
+    given: dict[str, Any] = {"inputs": "uint8"} if rng.random() < 0.6 else {}
+    return given | (rng.choice(_OPTIONS) if rng.random() < 0.4 else {})
 
 
 def _input_shape(rng: random.Random) -> Shape:
