@@ -34,7 +34,7 @@ _POOR, _GOOD = 10, 20  # dB
 _ON_PURPOSE = 0.3  # what an inexact step may change of random weights, of the largest output
 _COMPILED_SHARE = 8  # every so many networks are compiled
 # What `hs.lower` may refuse; an error of `integer.check` means that it made a program that is not sound.
-_NO_INTEGER_FORM = ("have no integer form", "between two tensors", "no multiplier of", "beyond 32 bits")
+_NO_INTEGER_FORM = ("have no integer form", "between two tensors", "no multiplier of", "beyond 32 bits", "can pass 63 bits")
 
 
 @dataclass(frozen=True)
