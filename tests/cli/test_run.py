@@ -53,8 +53,8 @@ def undisturbed(here: Path, halfstep: Command) -> dict[str, bytes]:
 def solved(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """One entry for each layer that was solved since."""
     calls: list[int] = []
-    solve = rounding_step.solve
-    monkeypatch.setattr(rounding_step, "solve", lambda *given: (calls.append(1), solve(*given))[1])
+    solve = rounding_step._solved
+    monkeypatch.setattr(rounding_step, "_solved", lambda *given: (calls.append(1), solve(*given))[1])
     return calls
 
 
