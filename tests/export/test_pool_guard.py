@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import halfstep as hs
+from halfstep.export import onnx_qdq
 from halfstep.export.pool_guard import guard_pools
+from halfstep.export.translation.writer import Untranslatable
 
 _NUM_INPUTS = 4  # of a Pad that names its axes
 _CEIL = {"strides": [2, 2], "ceil_mode": 1}
@@ -42,6 +44,27 @@ def test_a_border_of_zeros_counts(pool: nn.Module, tmp_path: Path) -> None:
     assert [len(node.input) for node in onnx.load(path).graph.node if node.op_type == "Pad"] == [_NUM_INPUTS]
 
 
+@pytest.mark.parametrize("is_foreign", [False, True], ids=["own", "torch"])
+@pytest.mark.parametrize("rank", [1, 2])
+def test_windows_that_end_behind_a_padding_that_counts(
+    rank: int, is_foreign: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their divisor is what of them lies on the tensor and its padding: 2 of 3 at the end of each axis."""
+    if is_foreign:  # as where one operator of the network is not known
+        monkeypatch.setattr(onnx_qdq, "translate", _refuse)
+    pool = (nn.AvgPool1d, nn.AvgPool2d)[rank - 1](3, stride=2, padding=1, ceil_mode=True)
+    network = nn.Sequential(nn.Linear(8, 8), pool, nn.ReLU(), nn.Linear(5, 4)).eval()
+    check = hs.export.onnx(hs.quantize(network, torch.randn(8, 4, *[8] * rank) + 2), tmp_path / "pool.onnx")
+    assert check.max_code_difference <= 1
+
+
+def test_a_window_that_begins_behind_the_input_is_none(tmp_path: Path) -> None:
+    """Three windows in torch; read by ONNX's own rule for ceil_mode there are four, and the layer behind them does not fit."""
+    network = nn.Sequential(nn.MaxPool1d(2, 2, 1, ceil_mode=True), nn.Linear(3, 8)).eval()
+    check = hs.export.onnx(hs.quantize(network, torch.randn(8, 8, 5)), tmp_path / "pool.onnx")
+    assert check.max_code_difference <= 1
+
+
 @pytest.mark.parametrize("options", [{}, _CEIL], ids=["floor", "ceil"])
 @pytest.mark.parametrize("operator", ["MaxPool", "AveragePool"])
 def test_optimizations_change_nothing(operator: str, options: dict[str, Any]) -> None:
@@ -57,6 +80,10 @@ def test_a_padding_that_no_pooling_reads_stays() -> None:
     model = ir.from_proto(_padded("Relu", {}))
     guard_pools(model.graph)
     assert [len(node.inputs) for node in model.graph] == [2, 1]
+
+
+def _refuse(graph: object) -> None:
+    raise Untranslatable("anything")
 
 
 def _padded(operator: str, options: dict[str, Any]) -> onnx.ModelProto:

@@ -62,6 +62,9 @@ CASES: list[tuple[str, tuple[int, ...], Function]] = [
     # pooling
     ("max_pool1d.default", LINE, lambda x: F.max_pool1d(x, 3, 2, 1)),
     ("max_pool2d.default", IMAGE, lambda x: F.max_pool2d(x, 3, 2, 1, ceil_mode=True)),
+    ("max_pool2d.default", (4, 16, 16), lambda x: F.max_pool2d(x, 3, 2, ceil_mode=True)),
+    ("max_pool1d.default", (4, 5), lambda x: F.max_pool1d(x, 2, 2, 1, ceil_mode=True)),  # a window behind the end is left out
+    ("max_pool1d.default", (4, 12), lambda x: F.max_pool1d(x, 3, 3, 1, dilation=2, ceil_mode=True)),
     ("max_pool3d.default", FILM, lambda x: F.max_pool3d(x, 2)),
     ("avg_pool1d.default", LINE, lambda x: F.avg_pool1d(x, 3, 2, 1, count_include_pad=False)),
     ("avg_pool2d.default", IMAGE, lambda x: F.avg_pool2d(x, 3, 2, 1)),

@@ -14,6 +14,7 @@ mean over all spatial axes           GlobalAveragePool                          
 zero padding before a convolution    pads of the convolution itself                      one operator less
 other zero padding within one grid   Pad on the codes *                                  Pad has no integer kernel between DQ and Q
 padding in float before a pooling    Pad that names its axes                             fused it is another function (`pool_guard`)
+average that counts its padding      a Max in front of it (`pool_guard`)                 its integer kernel divides by another number
 softmax onto a grid of small scale   a Max in front of it                                its integer kernel overflows (`softmax_guard`)
 
 * for ONNX Runtime; the target (`halfstep.targets`) says what else a runtime wants. The file is written for opset 21, IR version 10.

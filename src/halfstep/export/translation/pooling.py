@@ -13,13 +13,17 @@ from halfstep.export.translation.writer import Translate, Untranslatable, Writer
 
 
 def _max_pool(writer: Writer, node: Node, arguments: list[Any]) -> ir.Value:
-    x, kernel, stride, padding, dilation, ceil_mode = arguments
+    x, kernel, stride, padding, dilation, _ = arguments
     count = num_spatial(node)
-    kernel, pads = spread(kernel, count), spread(padding, count)
+    kernel, pads, dilation = spread(kernel, count), spread(padding, count), spread(dilation, count)
+    stride = spread(stride, count) if stride else kernel
+    reach = [step * (size - 1) + 1 for step, size in zip(dilation, kernel, strict=True)]
+    # torch drops a window that begins behind the input, ONNX's ceil_mode may keep it: whatever hangs over is written as padding instead.
+    covered = [_covered(*axis) for axis in zip(x.meta["shape"][-count:], node.meta["shape"][-count:], reach, stride, pads, strict=True)]
+    ends = [a + b for a, b in zip(pads, covered, strict=True)]
     return writer.emit(
-        "MaxPool", [writer.value(x)], node, kernel_shape=kernel, strides=spread(stride, count) if stride else kernel,
-        pads=pads + pads, dilations=spread(dilation, count), ceil_mode=int(ceil_mode),
-    )  # fmt: skip
+        "MaxPool", [writer.value(x)], node, kernel_shape=kernel, strides=stride, pads=pads + ends, dilations=dilation, ceil_mode=0
+    )
 
 
 def _average_pool(writer: Writer, node: Node, arguments: list[Any]) -> ir.Value:
