@@ -267,3 +267,22 @@ def test_other_types(weights: str, activations: str, tmp_path: Path) -> None:
 def test_a_path_without_folder(tmp_path: Path) -> None:
     with pytest.raises(hs.HalfstepError, match="nowhere"):
         hs.export.onnx(zoo.quantized("bias_free"), tmp_path / "nowhere" / "model.onnx")
+
+
+class SizeOf(nn.Module):
+    """Reads the values of one input and the size of another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor, other: Tensor) -> Tensor:
+        return self.second(self.first(x).reshape(other.shape[0], -1, 8))
+
+
+def test_an_input_of_which_only_the_size_is_read(tmp_path: Path) -> None:
+    recipe = hs.Recipe.load("int8")
+    recipe = recipe.model_copy(update={"scheme": recipe.scheme.model_copy(update={"inputs": "uint8"})})
+    result = hs.quantize(SizeOf(), [((torch.randn(4, 2, 8), torch.randn(4, 3)), None)], recipe)
+    check = hs.export.onnx(result, tmp_path / "model.onnx")
+    assert check.max_code_difference <= 1

@@ -120,7 +120,7 @@ def _edges(graph: GraphModule, stored: Collection[str]) -> dict[Node, str]:
     """Quantizer nodes of activations -> the name of the tensor they quantize.
 
     A tensor that only moves values of another one's grid may be gone from the file (a padding that its convolution does itself): nothing is
-    rounded there. Any other must be ``stored``.
+    rounded there; so may one of which nothing but its size is read. Any other must be ``stored``.
     """
     owners = set(activation_quantizers(graph).values())
     edges = {}
@@ -132,7 +132,7 @@ def _edges(graph: GraphModule, stored: Collection[str]) -> dict[Node, str]:
         name = str(source.meta["name"])
         if codes_name(name) in stored:
             edges[node] = name
-        elif source in owners:
+        elif source in owners and any(user.op == "output" or user.meta.get("dtype") is not None for user in node.users):
             raise ExportError(f"The exported file lost the quantized tensor '{name}'. Report this as a defect.")
     return edges
 
