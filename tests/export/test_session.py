@@ -58,6 +58,14 @@ def test_a_file_onnx_runtime_refuses(tmp_path: Path) -> None:
         open_session(tmp_path / "missing.onnx")
 
 
+def test_a_file_onnx_runtime_cannot_compute(tmp_path: Path) -> None:
+    """An output padding as large as the stride, which torch allows where the dilation is larger."""
+    network = torch.nn.ConvTranspose2d(4, 4, 3, dilation=2, output_padding=1)
+    with pytest.raises(ExportError, match="ONNX Runtime cannot run the model"):
+        hs.export.onnx(hs.quantize(network, torch.randn(2, 4, 6, 6)), tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
 def test_outputs_by_name_and_inputs_by_position(tmp_path: Path) -> None:
     result = zoo.quantized("two_inputs")
     hs.export.onnx(result, tmp_path / "model.onnx")

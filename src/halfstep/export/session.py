@@ -13,7 +13,7 @@ import onnx_ir as ir
 import onnxruntime
 from torch import Tensor
 
-from halfstep.errors import DataError, ExportError
+from halfstep.errors import DataError, ExportError, is_out_of_memory
 from halfstep.export.unshare import unshared
 from halfstep.graph.run import cut_to
 
@@ -71,7 +71,7 @@ def _session(model: bytes | str, options: onnxruntime.SessionOptions) -> onnxrun
 def run_session(session: onnxruntime.InferenceSession, inputs: tuple[Tensor, ...]) -> dict[str, np.ndarray[Any, Any]]:
     """All outputs by name; inputs in the order of the model's. A file of fixed batch size gets its batches cut and filled up to it.
 
-    Raises `DataError` where the inputs do not fit the file.
+    Raises `DataError` where the inputs do not fit the file, `ExportError` where ONNX Runtime cannot compute it.
     """
     expected = session.get_inputs()
     fits = len(expected) == len(inputs) and all(_fits(value.shape, x) for value, x in zip(expected, inputs, strict=True))
@@ -83,7 +83,12 @@ def run_session(session: onnxruntime.InferenceSession, inputs: tuple[Tensor, ...
     size = expected[0].shape[0] if expected[0].shape else None
     parts = cut_to(inputs, size) if isinstance(size, int) else [(inputs, len(inputs[0]))]
     names = [value.name for value in session.get_outputs()]
-    runs = [session.run(names, {value.name: x.numpy() for value, x in zip(expected, part, strict=True)}) for part, _ in parts]
+    try:
+        runs = [session.run(names, {value.name: x.numpy() for value, x in zip(expected, part, strict=True)}) for part, _ in parts]
+    except Exception as error:  # ONNX Runtime raises its own, undocumented kinds
+        if is_out_of_memory(error):
+            raise
+        raise ExportError(f"ONNX Runtime cannot run the model: {str(error).splitlines()[0]}") from error
     if len(runs) == 1 and parts[0][1] == len(parts[0][0][0]):
         return dict(zip(names, runs[0], strict=True))
     return {name: np.concatenate(values)[: len(inputs[0])] for name, values in zip(names, zip(*runs, strict=True), strict=True)}

@@ -64,7 +64,7 @@ def test_a_file_that_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         return writer.cast(writer.emit("Gather", [writer.integers([1, 2, 3]), index], INT64), made.dtype)
 
     monkeypatch.setattr(integer_onnx, "WRITERS", {**WRITERS, "lookup": beyond})
-    with pytest.raises(ExportError, match="ONNX Runtime cannot run the file"):
+    with pytest.raises(ExportError, match="ONNX Runtime cannot run the model"):
         export_onnx_integer(_with_kind("lookup"), tmp_path / "net.onnx")
     assert list(tmp_path.iterdir()) == []
 

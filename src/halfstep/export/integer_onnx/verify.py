@@ -10,7 +10,7 @@ import onnx
 import torch
 from torch import Tensor
 
-from halfstep.errors import DataError, ExportError, HalfstepError
+from halfstep.errors import DataError, ExportError
 from halfstep.export.integer_onnx.writer import border_type
 from halfstep.export.session import open_session, run_session
 from halfstep.integer.interpreter import run
@@ -33,7 +33,7 @@ def verify(program: IntegerProgram, path: Path, tensors: dict[str, str], inputs:
     for start in range(0, len(codes[0]), _BATCH_SIZE):
         part = tuple(x[start : start + _BATCH_SIZE] for x in codes)
         wanted = run(program, part)
-        given = _executed(session, in_file(program, part))
+        given = run_session(session, in_file(program, part))
         for expected, found in zip(wanted, given.values(), strict=True):
             if not np.array_equal(expected.numpy(), found.astype(np.int64)):
                 raise _difference(program, path, tensors, part)
@@ -69,15 +69,6 @@ def in_file(program: IntegerProgram, codes: tuple[Tensor, ...]) -> tuple[Tensor,
     return tuple(torch.from_numpy(x.numpy().astype(kind)) for x, kind in zip(codes, types, strict=True))
 
 
-def _executed(session: Any, codes: tuple[Tensor, ...]) -> dict[str, np.ndarray[Any, Any]]:
-    try:
-        return run_session(session, codes)
-    except HalfstepError:
-        raise
-    except Exception as error:  # ONNX Runtime raises its own, undocumented kinds
-        raise ExportError(f"ONNX Runtime cannot run the file: {str(error).splitlines()[0]}") from error
-
-
 def _difference(program: IntegerProgram, path: Path, tensors: dict[str, str], codes: tuple[Tensor, ...]) -> ExportError:
     """Which layer it is, from a second run with the codes of every layer as outputs."""
     model = onnx.load(path)
@@ -85,7 +76,7 @@ def _difference(program: IntegerProgram, path: Path, tensors: dict[str, str], co
     probed = [tensors[operator.output] for operator in program.operators if tensors[operator.output] in present]
     known = {output.name for output in model.graph.output}
     model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in probed if name not in known)
-    given = _executed(open_session(model.SerializeToString()), in_file(program, codes))
+    given = run_session(open_session(model.SerializeToString()), in_file(program, codes))
     wanted: dict[str, Tensor] = {}
     run(program, codes, wanted.__setitem__)
     for operator in program.operators:
