@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import halfstep as hs
-from halfstep.errors import ExportError, LoweringError
+from halfstep.errors import ExportError, LoweringError, TrainingError
 from halfstep.export.mark import mark
 from halfstep.graph.edges import behind_quantizer, quantizer_of
 from halfstep.graph.edit import attribute, tensor_named
@@ -182,3 +182,11 @@ def test_levels_that_are_no_grid_stay_in_the_graph_and_are_refused_by_name(activ
         lower(restored, (DATA,))
     with pytest.raises(ExportError, match="the levels of its quantizer, lq_nets, are no grid and have no form in ONNX"):
         mark(graph)
+
+
+def test_a_batch_norm_that_gets_one_value_a_channel() -> None:
+    """One behind a function, which is not folded, on a batch of one."""
+    network = nn.Sequential(nn.Linear(8, 8), nn.Sigmoid(), nn.BatchNorm1d(8), nn.Linear(8, 4)).eval()
+    recipe = hs.Recipe.load("lsq-w8a8").with_step("finetune", {"epochs": 1, "batch_size": 1})
+    with pytest.raises(TrainingError, match="raise the option batch_size of 'finetune'"):
+        hs.quantize(network, torch.randn(4, 8), recipe)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
+from halfstep.errors import TrainingError
 from halfstep.graph.capture import in_eval_mode
 from halfstep.graph.channels import num_reads, scale_channels
 from halfstep.graph.edges import behind_quantizer, quantizer_of
@@ -39,6 +40,8 @@ Batches = Callable[[], Iterable[tuple[Tensor, ...]]]
 Start = Literal["calibrated", "paper"]
 StartWeights = Literal["float", "rounded"]
 NormKind = Literal["live", "folded"]
+
+_TOO_FEW = "more than 1 value per channel"  # torch says so
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,16 @@ class Trainable(nn.Module):
         self.network, self.norms = network, norms
 
     def forward(self, *inputs: Tensor) -> Any:
-        """What the user's model returns."""
-        return self.network(*inputs)
+        """What the user's model returns; `TrainingError` where a batch norm that was not folded gets a single value a channel."""
+        try:
+            return self.network(*inputs)
+        except ValueError as error:
+            if _TOO_FEW not in str(error):
+                raise
+            raise TrainingError(
+                "A batch norm of the network gets a single value for each channel, which has no deviation: raise the option batch_size of "
+                "'finetune'. A network that takes batches of 1 only cannot be trained with such a batch norm."
+            ) from error
 
     def scale_parameters(self) -> list[nn.Parameter]:
         """What quantizers learn, and the gains of batch norms."""
