@@ -43,3 +43,12 @@ def test_terms_that_cancel_count_as_0() -> None:
 def test_small_values_are_no_rounding() -> None:
     result = hs.quantize(Small(), torch.randn(32, 8), "int8")
     assert not any("were 0 for every calibration input" in note for note in result.record.notes)
+
+
+def test_a_gate_that_is_always_shut_counts_as_0() -> None:
+    """Its sigmoid is 1e-22 everywhere, which runtimes do not compute alike."""
+    network = nn.Sequential(nn.Linear(8, 8), nn.Sigmoid(), nn.Linear(8, 4))
+    nn.init.constant_(network[0].bias, -50.0)
+    result = hs.quantize(network, torch.randn(32, 8), "int8")
+    (gate,) = [layer for layer in result.record.layers if layer.operator == "sigmoid"]
+    assert gate.output is not None and gate.output.range == (0.0, 1.0)

@@ -5,7 +5,7 @@
     nothing with a grid before it   the codes themselves, a scale of 1
 
 A sum whose terms cancel, such as x + y - x - y, holds what float32 rounds off its terms: it counts as 0 where it is below 2^-20 of what
-they hold, since no runtime rounds alike.
+they hold, since no runtime rounds alike. So does a gate (a sigmoid, SiLU, GELU, Mish) that is always shut, of which as little is left.
 
 It is a guess: the network computes the calibration inputs with any of them, and what other inputs bring is most likely of the size of what
 stands before.
@@ -27,6 +27,7 @@ from halfstep.quantizers import UniformQuantizer
 from halfstep.ranges import Range
 
 _Bounds = tuple[float, float]
+_GATED = ("silu", "gelu", "mish")
 _ROUNDED_OFF = 2.0**-20  # a unit in the last place of float32, and a few roundings on the way
 
 
@@ -37,12 +38,13 @@ def possible_range(node: Node, grid: Grid) -> Range:
 
 
 def is_cancelled(node: Node, magnitude: float) -> bool:
-    """Whether ``node`` is a sum, or a clip of one, that is never larger than ``magnitude``: rounding errors of terms that cancel."""
+    """Whether ``node``, never larger than ``magnitude``, is a sum (or a clip of one) of terms that cancel, or a gate that is always shut."""
     while node.op.startswith("call") and role_of(node) is Role.CLIP:
         node = node.args[0]  # type: ignore[assignment]
-    if operator_name(node) not in ("add", "sub") or num_tensors(node) < 2:
-        return False
-    held = _of_operands(node, {})
+    if operator_name(node) == "sigmoid":
+        return magnitude <= _ROUNDED_OFF
+    is_sum = operator_name(node) in ("add", "sub") and num_tensors(node) > 1
+    held = _of_operands(node, {}) if is_sum or operator_name(node) in _GATED else None
     return held is not None and magnitude <= _ROUNDED_OFF * max(map(abs, held))
 
 
@@ -69,7 +71,9 @@ def _of_operands(node: Node, known: dict[Node, _Bounds | None]) -> _Bounds | Non
 
 
 def _limits(node: Node) -> _Bounds:
-    """Of a clip; infinite where it has none, or tensors."""
+    """Of a clip or sigmoid; infinite where it has none, or tensors."""
+    if operator_name(node) == "sigmoid":
+        return 0.0, 1.0
     is_clip = node.op.startswith("call") and role_of(node) is Role.CLIP and len(node.all_input_nodes) == 1
     return clip_bounds(node) if is_clip else (-math.inf, math.inf)
 
