@@ -38,7 +38,7 @@ def possible_range(node: Node, grid: Grid) -> Range:
 
 
 def is_cancelled(node: Node, magnitude: float) -> bool:
-    """Whether ``node``, never larger than ``magnitude``, is a sum (or a clip of one) of terms that cancel, or a gate that is always shut."""
+    """Whether ``node``, never larger than ``magnitude``, is a sum (or its clip) of terms that cancel, or a gate that is always shut."""
     while node.op.startswith("call") and role_of(node) is Role.CLIP:
         node = node.args[0]  # type: ignore[assignment]
     if operator_name(node) == "sigmoid":
