@@ -29,7 +29,7 @@ COMMANDS = {
     "finetune": ("finetune", *DATA, "--recipe", "training.yaml"),
 }
 NUM_MOMENTS = {"lattice": 17, "adaround": 17, "finetune": 16}
-TIMES = ("result.json", "report.html")  # hold the time a run took
+TIMES = ("result.json", "report.html", "digests.json")  # hold the time a run took, or the digest of what does
 
 
 def start(*arguments: str) -> int:
