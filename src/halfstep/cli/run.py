@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 import textwrap
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from halfstep import parallel
 from halfstep.cli.messages import message
 from halfstep.cli.terminal import PIPE_WIDTH, Report, output, progress, say, tell
 from halfstep.data import Data
+from halfstep.digests import digest
 from halfstep.errors import HalfstepError, OutOfMemoryError, is_out_of_memory
 from halfstep.files import atomic_directory, claimed, refuse_filled
 from halfstep.quantizers.learned import has_levels_of_its_own
@@ -90,11 +90,7 @@ def beside(out: Path) -> Path:
 def _is_own(out: Path) -> bool:
     """Whether ``out`` holds what the run that is to be resumed saved there before it came to its end."""
     weights = out / WEIGHTS_FILE
-    return weights.is_file() and Checkpoint(beside(out), {}).read_rest(*_SAVED).get("weights") == _digest(weights)
-
-
-def _digest(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    return weights.is_file() and Checkpoint(beside(out), {}).read_rest(*_SAVED).get("weights") == digest(weights)
 
 
 def _save(result: hs.Result, out: Path) -> None:
@@ -102,7 +98,7 @@ def _save(result: hs.Result, out: Path) -> None:
     with atomic_directory(out, force=True) as folder:
         result.write(folder)
         if result.checkpoint is not None:
-            result.checkpoint.write(*_SAVED, {}, {"weights": _digest(folder / WEIGHTS_FILE)})
+            result.checkpoint.write(*_SAVED, {}, {"weights": digest(folder / WEIGHTS_FILE)})
 
 
 def _complete(result: hs.Result, out: Path, wanted: Wanted, report_progress: Report | None) -> FinishedReport:
