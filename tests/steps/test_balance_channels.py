@@ -86,6 +86,17 @@ def test_rounding_disturbs_the_outputs_less(recipe: str, generator: torch.Genera
     assert errors[len(rest) + 1] < 0.5 * errors[len(rest)]
 
 
+@pytest.mark.parametrize("layer", ["stem", "depthwise", "project", "classifier"])
+def test_a_layer_of_zeros_under_one_scale(layer: str, generator: torch.Generator) -> None:
+    model, x = network(), torch.randn(24, 3, 8, 8, generator=generator)
+    with torch.no_grad():
+        model.get_submodule(layer).weight.zero_()  # type: ignore[operator, union-attr]
+    result = hs.quantize(model, x, recipe="int8-per-tensor-balanced")
+    with torch.no_grad():
+        assert bool(torch.isfinite(result.model(x)).all())
+    assert all(bool(torch.isfinite(part).all()) for part in result.float_model.parameters())
+
+
 def test_one_tensor_gets_even_channels() -> None:
     """Without weights behind it and with slopes h alike, s_i ~ 1 / m_i has the least noise, sum of m_i² / C of the largest's."""
     largest = torch.tensor([1.0, 2.0, 4.0, 8.0], dtype=torch.float64)

@@ -65,8 +65,9 @@ class WeightNoise:
 
     @property
     def is_constant(self) -> bool:
-        """Whether no factor matters: with a range of its own a row may be scaled as a whole."""
-        return self.grid.channel_axis is not None and (self.inputs is None or self.largest.shape[2] == 1)
+        """Whether no factor matters: with a range of its own a row may be scaled as a whole, and zeros are never rounded."""
+        has_own_ranges = self.grid.channel_axis is not None and (self.inputs is None or self.largest.shape[2] == 1)
+        return has_own_ranges or not bool(self.largest.any())
 
     def function(self) -> Callable[[Tensor], Tensor]:
         """The noise, of the logarithms of all factors."""
