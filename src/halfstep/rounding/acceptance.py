@@ -3,10 +3,10 @@
     E || W x - W_q x̂ - c ||^2  =  about means: (v - W) H (v - W)ᵀ - 2 W D (v - W)ᵀ  +  (W E[x] - v E[x̂] - c)^2  +  constant
 
 v: a row of W_q. H, D: E[x̂ x̂ᵀ] and E[(x - x̂) x̂ᵀ] about the means. c: what the bias is moved by; where it is free or corrected it is the
-W E[x] - v E[x̂] of the samples that codes were found on. Where samples are many (`is_many`) the sum is taken over all of them: what d
-codes gain by knowing them is a share of about d / n of the error. Where they are fewer the rounding is tried: its codes of one half of the
-samples, and its bias, are compared with nearest codes on the other half; of a single sample it is never taken. The output of the float
-network is what counts, whatever a method aims at.
+W E[x] - v E[x̂] of the samples that codes were found on. Rows whose codes are worse on the samples that they were found on take nearest
+ones. What is left of the rounding is taken only if the same passes a trial: found on one half of the samples, with its bias, it must be no
+worse than nearest codes on the other half. Of a single sample it is never taken. The output of the float network is what counts, whatever
+a method aims at.
 
 Weights that nearly cancel on inputs with large means (depthwise layers of text recognisers) are where roundings fail this: every code that
 moves changes the output by more than all of the signal.
@@ -29,7 +29,7 @@ _NOISE = 1e-9  # of an error: two orders of the same sum
 
 
 def is_many(num_patches: int, num_entries: int) -> bool:
-    """Whether what was found on all patches may be judged on them as well."""
+    """Whether what was found on all patches may be judged on them as well: by knowing them d codes gain about d / n of the error."""
     return num_patches >= MANY * num_entries
 
 
@@ -48,27 +48,37 @@ def bias_shift(problem: RoundingProblem, quantized: Quantized) -> Tensor:
 def accepted(
     problem: RoundingProblem, quantized: Quantized, solve: Callable[[RoundingProblem], Quantized], frees_bias: bool
 ) -> tuple[Tensor, Tensor]:
-    """Where the codes that ``solve`` found are kept, and where the bias is moved by `bias_shift`: [G, R].
+    """Where the codes that ``solve`` found are kept, and where the bias is moved by `bias_shift`: [G, R]."""
+    is_kept, is_moved = _no_worse(problem, quantized, frees_bias)
+    if not _passes_trial(problem, solve, frees_bias):
+        return torch.zeros_like(is_kept), torch.ones_like(is_moved)
+    return is_kept, is_moved
+
+
+def _passes_trial(problem: RoundingProblem, solve: Callable[[RoundingProblem], Quantized], frees_bias: bool) -> bool:
+    """Whether what is taken of the codes of one half is no worse on the other."""
+    assert problem.moments is not None
+    if problem.moments.half is None:  # one sample: nothing to judge by
+        return False
+    trial, held_out = replace(problem, moments=problem.moments.half), second_half(problem.moments)
+    found = solve(trial)
+    is_kept, is_moved = _no_worse(trial, found, frees_bias)
+    error = _error(trial, mixed(trial, found, is_kept), held_out, is_moved).sum()
+    limit = _error(trial, nearest(trial), held_out, torch.ones_like(is_moved)).sum()
+    return bool(error <= limit + _NOISE * limit.abs())
+
+
+def _no_worse(problem: RoundingProblem, quantized: Quantized, frees_bias: bool) -> tuple[Tensor, Tensor]:
+    """Where codes are as good as nearest ones with a corrected bias on what they were found on, and which of them need one too: [G, R].
 
     Row by row where samples are many and each row has its own scale, else for all rows alike: one row of few samples is a matter of luck.
-    Codes that are no worse than nearest ones only with a corrected bias are kept, and get it.
     """
     moments = problem.moments
     assert moments is not None
-    judge_rows = _has_scales_of_rows(problem)
-    known, judged = problem, moments
-    if not is_many(moments.num_patches, moments.gram.shape[1]):
-        if moments.half is None:  # one sample: nothing to judge by
-            nothing = torch.zeros(
-                moments.gram.shape[0], problem.rows(problem.weight).shape[1], dtype=torch.bool, device=moments.gram.device
-            )
-            return nothing, ~nothing
-        known, judged, judge_rows = replace(problem, moments=moments.half), second_half(moments), False
-        quantized = solve(known)
-    plain = nearest(problem)
-    limit = _error(known, plain, judged, is_moved=True)
-    as_it_is, corrected = (_error(known, quantized, judged, is_moved) for is_moved in (frees_bias, True))
-    if not judge_rows:
+    every = torch.ones(problem.rows(problem.weight).shape[:2], dtype=torch.bool, device=moments.gram.device)
+    limit = _error(problem, nearest(problem), moments, every)
+    as_it_is, corrected = (_error(problem, quantized, moments, is_moved) for is_moved in (every & frees_bias, every))
+    if not (is_many(moments.num_patches, moments.gram.shape[1]) and _has_scales_of_rows(problem)):
         limit, as_it_is, corrected = (error.sum().expand_as(error) for error in (limit, as_it_is, corrected))
     limit = limit + _NOISE * limit.abs()
     return (as_it_is <= limit) | (corrected <= limit), (as_it_is > limit) | frees_bias
@@ -85,7 +95,7 @@ def mixed(problem: RoundingProblem, quantized: Quantized, is_kept: Tensor) -> Qu
     return replace(quantized, codes=codes, scale=torch.where(of_scale, quantized.scale, plain.scale))
 
 
-def _error(problem: RoundingProblem, quantized: Quantized, moments: Moments, is_moved: bool) -> Tensor:
+def _error(problem: RoundingProblem, quantized: Quantized, moments: Moments, is_moved: Tensor) -> Tensor:
     """Of each row on the inputs that ``moments`` stand for, without the constant: [G, R]."""
     rows = problem.rows(quantized.dequantize()).double()
     left = bias_shift(replace(problem, moments=moments), quantized) - is_moved * bias_shift(problem, quantized)

@@ -10,7 +10,7 @@ of every output is kept:
 
 x, x̂: the layer's input in the float network and behind the quantized layers (empirical bias correction, Nagel et al. 2019, equation 14,
 made part of the objective). Codes that were found on data are taken only where they are no worse for the output than nearest ones with such
-a bias, on samples held out where these are few (`rounding.acceptance`); a note names the layers that have channels with the latter.
+a bias, on samples that they were not found on (`rounding.acceptance`); a note names the layers that have channels with the latter.
 """
 
 from __future__ import annotations
