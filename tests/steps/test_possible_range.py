@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -38,6 +39,15 @@ def test_terms_that_cancel_count_as_0() -> None:
         float(layer.output.scale[0]) for layer in result.record.layers if layer.operator in ("add", "sub") and layer.output is not None
     ]
     assert min(scales) > 1e-4  # of tensors of size 1, not of the 1e-7 that is rounded off
+
+
+@pytest.mark.parametrize("average", [nn.AdaptiveAvgPool2d(1), nn.AvgPool2d(4)])
+def test_averages_that_cancel_count_as_0(average: nn.Module) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.InstanceNorm2d(8), average, nn.Flatten(), nn.Linear(8, 4))
+    result = hs.quantize(network.eval(), torch.randn(32, 3, 4, 4), "int8")
+    assert any("were 0 for every calibration input" in note for note in result.record.notes)
+    (pooled,) = [layer.output for layer in result.record.layers if "avg_pool" in layer.operator]
+    assert pooled is not None and float(pooled.scale[0]) > 1e-4
 
 
 def test_small_values_are_no_rounding() -> None:

@@ -4,8 +4,9 @@
     anything else                   the widest of its operands: what their grids hold, or, where they have none, their own operands
     nothing with a grid before it   the codes themselves, a scale of 1
 
-A sum whose terms cancel, such as x + y - x - y, holds what float32 rounds off its terms: it counts as 0 where it is below 2^-20 of what
-they hold, since no runtime rounds alike. So does a gate (a sigmoid, SiLU, GELU, Mish) that is always shut, of which as little is left.
+A sum whose terms cancel, such as x + y - x - y or an average of what a norm has centred, holds what float32 rounds off its terms: it counts
+as 0 where it is below 2^-20 of what they hold, since no runtime rounds alike. So does a gate (a sigmoid, SiLU, GELU, Mish) that is always
+shut, of which as little is left.
 
 It is a guess: the network computes the calibration inputs with any of them, and what other inputs bring is most likely of the size of what
 stands before.
@@ -38,13 +39,14 @@ def possible_range(node: Node, grid: Grid) -> Range:
 
 
 def is_cancelled(node: Node, magnitude: float) -> bool:
-    """Whether ``node``, never larger than ``magnitude``, is a sum (or its clip) of terms that cancel, or a gate that is always shut."""
+    """Whether ``node``, never larger than ``magnitude``, is a sum or average (or its clip) of terms that cancel, or a gate always shut."""
     while node.op.startswith("call") and role_of(node) is Role.CLIP:
         node = node.args[0]  # type: ignore[assignment]
     if operator_name(node) == "sigmoid":
         return magnitude <= _ROUNDED_OFF
     is_sum = operator_name(node) in ("add", "sub") and num_tensors(node) > 1
-    held = _of_operands(node, {}) if is_sum or operator_name(node) in _GATED else None
+    is_average = node.op.startswith("call") and role_of(node) is Role.AVERAGE
+    held = _of_operands(node, {}) if is_sum or is_average or operator_name(node) in _GATED else None
     return held is not None and magnitude <= _ROUNDED_OFF * max(map(abs, held))
 
 
