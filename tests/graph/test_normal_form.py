@@ -53,6 +53,33 @@ CASES: list[tuple[Callable[[Tensor, Tensor, Tensor], Tensor], list[str]]] = [
 ]
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_adaptive_max_pooling(axes: int, size: int, generator: torch.Generator) -> None:
+    """Of 8 entries: windows of one size, of different sizes, and some that overlap; in integers as well."""
+    convolution = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[axes - 1](2, 3, 1)
+    pooling: nn.Module = (nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d)[axes - 1](size)
+    model, x = (
+        nn.Sequential(convolution, nn.ReLU(), pooling, nn.Flatten(), nn.Linear(3 * size**axes, 4)).eval(),
+        torch.randn(8, 2, *[8] * axes),
+    )
+    graph = capture(model, (x,))
+    assert "adaptive_max" not in " ".join(operator_name(node) for node in graph.graph.nodes if node.op == "call_function")
+    with torch.no_grad():
+        assert torch.allclose(run(graph, (x,)), model(x), atol=1e-6)
+    hs.lower(hs.quantize(model, x, "int8"))
+
+
+def test_adaptive_max_pooling_whose_places_are_read(generator: torch.Generator) -> None:
+    class Places(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            values, places = nn.functional.adaptive_max_pool2d(x, 3, return_indices=True)
+            return values + places
+
+    x = torch.randn(2, 3, 8, 8, generator=generator)
+    assert torch.equal(run(capture(Places(), (x,)), (x,)), Places()(x))
+
+
 SINGLE: list[tuple[nn.Module, tuple[int, ...]]] = [
     (nn.Linear(8, 8), (8,)),
     (nn.Conv1d(8, 8, 3, padding=1), (8, 8)),

@@ -7,6 +7,7 @@ x - y                     two tensors              x + (-1) y
 addcmul(x, y, z)                                   x + c (y z)
 slice_scatter, select_scatter                      concatenation of what stays and what is written there
 clamp(x, l, h)            l, h stored              minimum(maximum(x, l), h), or numbers where they hold one each
+adaptive_max_pool2d(x, s) of known sizes           max_pool2d; slices, one for each window, where windows differ in size
 conv2d(x)                 x without a batch axis   a batch of one; so every layer and pooling, clips behind it as well
 x + 0, x * 1, x[:], x.to(t)  x has that type       x
 """
@@ -14,6 +15,7 @@ x + 0, x * 1, x[:], x.to(t)  x has that type       x
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -194,6 +196,30 @@ def _number(bound: Node | None, absent: float) -> float:
     return float(attribute(graph, bound)) if bound.op == "get_attr" and _value(bound).ndim == 0 else math.nan
 
 
+def _largest_of_windows(node: Node) -> None:
+    """Adaptive max pooling, unless its indices are read: axis by axis where windows differ in size, or overlap."""
+    x, results = node.args
+    axes = len(results)  # type: ignore[arg-type]
+    first = _value(x).ndim - axes
+    sizes = _value(x).shape[first:]
+    values = [user for user in node.users if user.target is operator.getitem and user.args[1] == 0]
+    is_read = any(user not in values and user.users for user in node.users)
+    if is_read or not all(isinstance(size, int) for size in sizes):
+        return
+    pool = getattr(aten, f"max_pool{axes}d").default
+    if all(size % result == 0 for size, result in zip(sizes, results, strict=True)):  # type: ignore[arg-type]
+        x = _call(node, pool, x, [size // result for size, result in zip(sizes, results, strict=True)])  # type: ignore[arg-type]
+    else:
+        for axis, (size, result) in enumerate(zip(sizes, results, strict=True)):  # type: ignore[arg-type]
+            windows = [(k * size // result, -(-(k + 1) * size // result)) for k in range(result)]
+            parts = [_call(node, aten.slice.Tensor, x, first + axis, *window) for window in windows]
+            kernels = [[end - start if axis == other else 1 for other in range(axes)] for start, end in windows]
+            parts = [_call(node, pool, part, kernel) for part, kernel in zip(parts, kernels, strict=True)]
+            x = _call(node, aten.cat.default, parts, first + axis) if result > 1 else parts[0]
+    for value in values:
+        value.replace_all_uses_with(x)  # type: ignore[arg-type]
+
+
 def _as_batch_of_one(node: Node) -> Node | None:
     """A layer or pooling on a single image or vector: what treats layers knows the channels of batches."""
     x, name = node.args[0], operator_name(node)
@@ -233,6 +259,7 @@ _REWRITES: dict[str, Callable[[Node], Node | None]] = {
     "aten.sub.Tensor": _difference,
     "aten.addcmul.default": _sum_of_product,
     **dict.fromkeys(("aten.clamp.Tensor", "aten.clamp_min.Tensor", "aten.clamp_max.Tensor"), _bounded),
+    **dict.fromkeys((f"aten.adaptive_max_pool{axes}d.default" for axes in (1, 2, 3)), _largest_of_windows),
     "aten.linear.default": _as_batch_of_one,
     **dict.fromkeys((f"aten.conv{axes}d.{overload}" for axes in (1, 2, 3) for overload in ("default", "padding")), _as_batch_of_one),
     **dict.fromkeys(("aten.conv_transpose1d.default", "aten.conv_transpose2d.input", "aten.conv_transpose3d.input"), _as_batch_of_one),
