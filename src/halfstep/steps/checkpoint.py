@@ -17,6 +17,7 @@ from halfstep import parallel
 from halfstep.errors import HalfstepError
 from halfstep.files import atomic_path, hold
 from halfstep.holds import Hold
+from halfstep.tensor_file import read_tensors
 
 _KEY_FILE = "run.json"
 _REST = "rest"
@@ -74,7 +75,7 @@ class Checkpoint:
         if not path.is_file():
             return None
         try:
-            return safetensors.torch.load_file(path)
+            return read_tensors(path)
         except safetensors.SafetensorError:
             return None
 

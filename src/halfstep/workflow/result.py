@@ -26,6 +26,7 @@ from halfstep.recipes import Recipe
 from halfstep.report.record import ExportCheck, LayerFigures, RunRecord
 from halfstep.report.report import Report
 from halfstep.steps.checkpoint import Checkpoint
+from halfstep.tensor_file import read_tensors
 from halfstep.workflow.evaluate import Metric, evaluate, prepare
 from halfstep.workflow.latency import measure_latency
 from halfstep.workflow.soundness import check_sound
@@ -150,7 +151,7 @@ def load(directory: str | Path, allow_changed: bool = False) -> Result:
     try:
         model = _read_graph(folder / GRAPH_FILE, folder / WEIGHTS_FILE)
         float_model = _read_graph(folder / FLOAT_GRAPH_FILE, folder / FLOAT_FILE)
-        samples = safetensors.torch.load_file(folder / SAMPLES_FILE)
+        samples = read_tensors(folder / SAMPLES_FILE)
         record = pydantic.TypeAdapter(RunRecord).validate_python(json.loads((folder / RECORD_FILE).read_text(encoding="utf-8")))
         figures = _read_figures(folder / FIGURES_FILE)
         check_sound(model, float_model)
@@ -174,7 +175,7 @@ def refuse_changed(folder: Path) -> None:
 
 
 def _read_graph(structure: Path, tensors: Path) -> GraphModule:
-    return from_json(json.loads(structure.read_text(encoding="utf-8")), safetensors.torch.load_file(tensors))
+    return from_json(json.loads(structure.read_text(encoding="utf-8")), read_tensors(tensors))
 
 
 def _read_figures(path: Path) -> dict[str, LayerFigures]:
