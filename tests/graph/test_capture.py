@@ -149,6 +149,21 @@ def test_the_graph_trains_and_has_gradients() -> None:
     assert all(parameter.grad is not None and torch.isfinite(parameter.grad).all() for parameter in graph.parameters())
 
 
+def test_tensors_are_stored_in_order() -> None:
+    """Turned weights and products with stored matrices: a run that is loaded has its tensors so, and kernels go by it."""
+
+    class Turned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.matrix = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last), nn.Parameter(torch.randn(4, 6))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x).mean((2, 3)) @ self.matrix
+
+    graph = capture(Turned(), (torch.randn(2, 3, 8, 8),))
+    assert all(tensor.is_contiguous() for tensor in graph.state_dict().values())
+
+
 def test_subnormal_weights_become_zero() -> None:
     """They change no result, and cost a hundred times the time of any other number."""
     network = nn.Linear(4, 2, bias=False)

@@ -173,10 +173,10 @@ def _describe(graph: GraphModule) -> None:
 
 
 def _copied(value: object) -> object:
-    """A tensor's copy without subnormal numbers and infinite masks, parameters staying parameters; anything else itself."""
+    """A tensor's copy, its entries in order, without subnormal numbers and infinite masks, as a parameter if it was one; else ``value``."""
     if not isinstance(value, Tensor):
         return value
-    copied = without_subnormals(value.detach().clone())
+    copied = without_subnormals(value.detach().clone(memory_format=torch.contiguous_format))
     if isinstance(value, nn.Parameter):
         return nn.Parameter(copied, value.requires_grad)
     return copied.masked_fill_(copied == -torch.inf, MASKED) if copied.dtype is torch.float32 else copied

@@ -91,7 +91,7 @@ def _may_be_stored(value: Any, sources: list[Tensor]) -> bool:
 
 def _store(graph: GraphModule, node: Node, value: Tensor, sources: list[Node], values: dict[Node, Any]) -> None:
     trained = value.is_floating_point() and any(isinstance(values[source], nn.Parameter) for source in sources)
-    value = value.clone()
+    value = value.clone(memory_format=torch.contiguous_format)  # as it is once it was saved and loaded: kernels go by it
     if value.dtype is torch.float32:
         value.masked_fill_(value == -torch.inf, MASKED)
     path = add_tensor(graph, _name(graph, node, sources, values), nn.Parameter(value) if trained else value)
