@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from torch import Tensor, nn
 
 import halfstep as hs
 import zoo
@@ -33,6 +34,25 @@ def test_round_trip(name: str, tmp_path: Path) -> None:
     loaded.save(tmp_path / "again")
     for file in ("model.json", "model.safetensors", "float.safetensors", "statistics.safetensors", "recipe.yaml", "figures.json"):
         assert (tmp_path / "run" / file).read_bytes() == (tmp_path / "again" / file).read_bytes(), file
+
+
+def test_a_weight_that_is_no_parameter(tmp_path: Path) -> None:
+    """A stored matrix, whose columns a step splits: it is one afterwards."""
+    matrix = torch.randn(4, 6)
+
+    class Product(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("matrix", matrix)
+            self.first, self.last = nn.Linear(8, 4), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.first(x) @ self.matrix)
+
+    x = torch.randn(32, 8)
+    result = hs.quantize(Product(), x, "ocs-w4")
+    result.save(tmp_path / "run")
+    assert torch.equal(run(hs.load(tmp_path / "run").model, (x,)), run(result.model, (x,)))
 
 
 def test_the_content_of_result_json(tmp_path: Path) -> None:

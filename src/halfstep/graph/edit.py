@@ -32,7 +32,7 @@ def add_module(graph: GraphModule, name: str, module: nn.Module) -> str:
 
 def add_parameter(graph: GraphModule, name: str, value: Tensor, before: Node) -> Node:
     """A new parameter and the attribute node that reads it, inserted before ``before``."""
-    return add_read(graph, name, nn.Parameter(without_subnormals(value)), before)
+    return add_read(graph, name, nn.Parameter(without_subnormals(value).contiguous()), before)
 
 
 def add_read(graph: GraphModule, name: str, value: Tensor, before: Node) -> Node:
@@ -51,8 +51,10 @@ def set_parameter(graph: GraphModule, node: Node, value: Tensor) -> None:
 
 
 def replace_parameter(graph: GraphModule, node: Node, value: Tensor) -> None:
-    """Put a parameter of another shape in the place of the one that an attribute node reads."""
-    put(graph, str(node.target), nn.Parameter(without_subnormals(value)))
+    """Put a tensor of another shape in the place of the one that an attribute node reads; a parameter where that is one."""
+    value = without_subnormals(value).contiguous()
+    is_parameter = str(node.target) in graph._parameters
+    put(graph, str(node.target), nn.Parameter(value) if is_parameter else value)
     node.meta["shape"] = tuple(value.shape)
 
 
