@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import halfstep as hs
 from halfstep.export.rewrite import codes_name, storage_offset
 from halfstep.grid import Grid
+from halfstep.steps import Scheme
 
 
 def export(model: nn.Module, x: Tensor, tmp_path: Path, recipe: str | hs.Recipe = "int8") -> onnx.ModelProto:
@@ -136,3 +137,23 @@ def test_padding_before_a_convolution_becomes_its_own(tmp_path: Path) -> None:
     pads = [list(attribute.ints) for node in nodes if node.op_type == "Conv" for attribute in node.attribute if attribute.name == "pads"]
     assert pads == [[0, 0, 0, 0], [0, 0, 1, 1]]
     assert check.max_code_difference <= 1
+
+
+@pytest.mark.parametrize("grid", ["uint8", "uint16"])
+def test_padding_within_a_grid(grid: str, tmp_path: Path) -> None:
+    """Of codes where ONNX Runtime can pad them, else of what they stand for; it has no Pad for 16 bits."""
+
+    class Padded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = F.pad(self.first(x), (0, 1))
+            return self.last(x + x.flip(-1))
+
+    recipe = hs.Recipe.load("int8")
+    scheme = Scheme.model_validate(recipe.scheme.model_dump() | {"addends": grid})
+    model = export(Padded(), X, tmp_path, recipe.model_copy(update={"scheme": scheme}))
+    (pad,) = [node for node in model.graph.node if node.op_type == "Pad"]
+    assert pad.input[0].endswith(".codes") == (grid == "uint8")

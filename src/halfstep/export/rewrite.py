@@ -35,6 +35,7 @@ from halfstep.export.names import codes_name, give_names
 from halfstep.export.nodes import initializer as _initializer
 from halfstep.export.nodes import insert as _insert
 from halfstep.export.nodes import replace as _replace
+from halfstep.export.output_guard import guard_outputs
 from halfstep.export.pool_guard import guard_pools
 from halfstep.export.softmax_guard import guard_softmax
 from halfstep.export.stored_rows import codes_of_rows
@@ -66,6 +67,7 @@ def rewrite(model: ir.Model, marked: Marked, target: Target = ONNXRUNTIME) -> ir
         _pad_on_codes(model.graph)
     guard_pools(model.graph)
     guard_softmax(model.graph)
+    guard_outputs(model.graph)
     ir.passes.common.RemoveUnusedNodesPass()(model)
     model.opset_imports.pop(DOMAIN, None)
     model.ir_version = 10
@@ -265,10 +267,10 @@ def _grid_preserving_pad(node: ir.Node) -> tuple[ir.Node, ir.Node, ir.Node] | No
 
 
 def _pad_on_codes(graph: ir.Graph) -> None:
-    """Any other padding within one grid works on the codes, with their zero point."""
+    """Any other padding within one grid works on the codes, with their zero point; ONNX Runtime has no Pad for 16 bits."""
     for node in list(graph):
         chain = _grid_preserving_pad(node)
-        if chain is None:
+        if chain is None or chain[1].outputs[0].dtype not in _INTEGER_TYPES[8]:
             continue
         before, quantize, _ = chain
         inputs = [before.inputs[0], node.inputs[1], before.inputs[2], *node.inputs[3:]]
