@@ -113,6 +113,31 @@ def test_a_network_that_loses_digits_may_lose_them_in_another_order() -> None:
     assert witness.allowed > 1e-4
 
 
+class Centred(nn.Module):
+    """Means of what has no mean, 1e-8, made larger by a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(1, 4, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layer((x - x.mean(-1, keepdim=True)).mean(-1, keepdim=True))
+        return y
+
+
+def test_an_output_of_rounding_errors_alone_is_not_compared() -> None:
+    """But a graph that makes something of it is found, and so is one that makes nothing of something."""
+    x = torch.randn(8, 64)
+    graph = capture(Centred(), (x,))
+    witness = graph.meta["witness"]
+    witness.answers = [-answer for answer in witness.answers]
+    assert witness.confirm(graph) is None
+    something = [torch.randn(8, 4)]
+    assert Witness((x,), something).confirm(graph) is not None
+    wide = capture(nn.Linear(64, 4, bias=False), (x,))
+    assert Witness((x,), witness.answers).confirm(wide) is not None
+
+
 class Noisy(nn.Module):
     """Draws random numbers behind its second layer."""
 

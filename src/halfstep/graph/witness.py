@@ -6,7 +6,8 @@
 y, y': an output of the network and of the graph. d: what moving every stored and every computed number of the graph by one unit in the
 last place of a float32, up or down at random, changes. Sums in another order and weights that are rounded once more do no more than that a
 few times over; so a network that loses digits (large means that are subtracted again, roundings inside of it) is not taken for a wrong one,
-and a layer that was scaled along the wrong axis is found in any network.
+and a layer that was scaled along the wrong axis is found in any network. An output that is smaller than 16 times that, and than 2^-16 of
+the largest tensor on the way, is left out: it holds what was rounded off and nothing else, in the network and in the graph.
 
 Of every tensor a few entries are kept, so that the first one that differs can be named: the first that differs and that leads to none that
 agrees. What a step scales on purpose in one layer and takes back in the next is not that.
@@ -31,6 +32,7 @@ from halfstep.graph.run import observe
 _LEAST_ALLOWED, _MOST_ALLOWED = 1e-4, 1e-1
 _MARGIN = 16
 _UNIT = 2.0**-23
+_ROUNDED_OFF = 2.0**-16
 _NUM_ENTRIES = 64  # of a tensor, to find where networks part
 _PRIME = 2654435761  # strides of a tensor's axes do not divide it: entries of all channels are seen
 _NUM_SIGNS = 4099  # a prime too
@@ -61,13 +63,13 @@ class Witness:
     def confirm(self, graph: GraphModule) -> str | None:
         """Take the recorded ``graph`` for the network: None where it answers the same, else how far it is off."""
         answers, self.values = _seen(graph, self.inputs)
-        return self._judged(graph, answers)
+        return self._judged(graph, answers, self.values)
 
     def hold(self, graph: GraphModule, step: str, is_exact: bool) -> str | None:
         """The same question after a step; one that is not exact is measured, and what follows is compared with what it left."""
         answers, values = _seen(graph, self.inputs)
         if is_exact:
-            found = self._judged(graph, answers)
+            found = self._judged(graph, answers, values)
             if found is not None:
                 found = f"{found}, from '{first_that_differs(graph, self.values, values, self.allowed)}' on"
         else:
@@ -75,15 +77,33 @@ class Witness:
         self.values = values
         return found
 
-    def _judged(self, graph: GraphModule, answers: list[Tensor]) -> str | None:
+    def _judged(self, graph: GraphModule, answers: list[Tensor], values: Values) -> str | None:
         found = difference(self.answers, answers)
-        if found > self.allowed:
-            uncertain = difference(answers, _disturbed(graph, self.inputs))
+        if self.allowed < found < torch.inf:
+            disturbed = _disturbed(graph, self.inputs)
+            least = _ROUNDED_OFF * max(map(_largest, (*self.inputs, *values.values())))
+            kept = _above_noise(self.answers, answers, disturbed, least)
+            found = difference([expected for expected, _, _ in kept], [answer for _, answer, _ in kept])
+            uncertain = difference([answer for _, answer, _ in kept], [disturbed for _, _, disturbed in kept])
             self.allowed = min(max(self.allowed, _MARGIN * uncertain), _MOST_ALLOWED)
         if found > self.allowed:
             return f"outputs differ by {found:.2g} of the largest one"
         self.difference = max(self.difference, found)
         return None
+
+
+def _above_noise(expected: list[Tensor], found: list[Tensor], disturbed: list[Tensor], least: float) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """The outputs that are more than what was rounded off on the way, here and there."""
+    parts = zip(expected, found, disturbed, strict=True)
+    return [
+        (here, there, moved)
+        for here, there, moved in parts
+        if max(_largest(here), _largest(there)) > min(least, _MARGIN * _largest(there - moved))
+    ]
+
+
+def _largest(x: Tensor) -> float:
+    return float(x.double().abs().max()) if x.numel() else 0.0
 
 
 def difference(expected: list[Tensor], found: list[Tensor]) -> float:
