@@ -158,6 +158,25 @@ def test_a_softmax_at_the_end_is_left_out_and_noted() -> None:
     assert float((scores.argmax(1) == network(x).argmax(1)).float().mean()) > 0.9
 
 
+def test_a_softmax_behind_a_layer_in_float_stays_in_float() -> None:
+    """Between the grid and the softmax stands more than a scale and a mask, of another shape."""
+
+    class Part(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.last(self.first(x).relu())
+            return torch.cat([y.softmax(1), y], 1)
+
+    recipe = hs.Recipe.load("int8")
+    scheme = Scheme.model_validate(recipe.scheme.model_dump() | {"last_layer": {"weights": "float", "activations": "float"}})
+    result = hs.quantize(Part(), torch.randn(8, 3, 8, 8), recipe.model_copy(update={"scheme": scheme}))
+    with pytest.raises(LoweringError, match="more than a scale and a mask"):
+        hs.lower(result)
+
+
 def test_an_argmax_at_the_end_is_an_operator() -> None:
     class Classifier(nn.Module):
         def __init__(self) -> None:

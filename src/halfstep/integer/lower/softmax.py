@@ -30,6 +30,7 @@ _FAR = 1e3  # so far below the others that its power is 0 in float32 too
 _GUARD = 8  # bits of a bias behind the point of a score's code
 _MOST_VALUES = 256  # of a mask
 _LEAST = float(torch.finfo(torch.float32).min)
+_MORE = "what stands in front of it is more than a scale and a mask"
 _PROBABILITIES = 2.0**-16  # the scale of probabilities that leave the network
 
 
@@ -94,17 +95,20 @@ def _sources(lowering: Lowering, before: Node) -> tuple[Node, list[Node]]:
 
 def _affine(lowering: Lowering, between: _Between, shown: dict[Node, Tensor]) -> tuple[float, Tensor]:
     """(slope, bias of one sample), -inf where a score is hidden whatever the input is. shown: masks that hide as little as they can."""
-    zero, one = between(between.scores(), shown), between(between.scores(1.0), shown)
+    scores = between.scores()
+    zero, one = between(scores, shown), between(between.scores(1.0), shown)
+    if zero.numel() != scores.numel():
+        raise NoIntegerFormError(_MORE)
     is_hidden = (zero < -_FAR) & ((one - zero).abs() < 1e-6 * zero.abs())
     slopes = (one - zero)[~is_hidden]
     slope = float(slopes.median()) if slopes.numel() else 1.0
     generator = torch.Generator().manual_seed(0)
-    other = torch.randint(-3, 4, between.scores().shape, generator=generator).float()
+    other = torch.randint(-3, 4, scores.shape, generator=generator).float()
     wanted = slope * other.double().reshape(zero.shape) + zero
     error = (between(other, shown) - wanted).abs() / (1 + wanted.abs())
     is_sample = torch.equal(zero, zero[:1].expand_as(zero))
     if not (slope > 0 and is_sample) or (slopes.numel() and float(error[~is_hidden].max()) > 1e-3):
-        raise NoIntegerFormError("what stands in front of it is more than a scale and a mask")
+        raise NoIntegerFormError(_MORE)
     return slope, zero[0].masked_fill(is_hidden[0], -torch.inf)
 
 
