@@ -53,6 +53,13 @@ CASES: list[tuple[Callable[[Tensor, Tensor, Tensor], Tensor], list[str]]] = [
 ]
 
 
+def test_bounds_of_a_clamp_are_floats() -> None:
+    x = torch.randn(4, 6)
+    graph = capture(Stored(lambda x, w, b: x.clamp(-1, 1.5)), (x,))
+    (clamp,) = [node for node in graph.graph.nodes if node.op == "call_function"]
+    assert [type(bound) for bound in clamp.args[1:]] == [float, float]
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
 @pytest.mark.parametrize("axes", [1, 2, 3])
 def test_adaptive_max_pooling(axes: int, size: int, generator: torch.Generator) -> None:

@@ -7,6 +7,7 @@ x - y                     two tensors              x + (-1) y
 addcmul(x, y, z)                                   x + c (y z)
 slice_scatter, select_scatter                      concatenation of what stays and what is written there
 clamp(x, l, h)            l, h stored              minimum(maximum(x, l), h), or numbers where they hold one each
+clamp(x, -1, 1.5)         x of floats              clamp(x, -1.0, 1.5)
 adaptive_max_pool2d(x, s) of known sizes           max_pool2d; slices, one for each window, where windows differ in size
 conv2d(x)                 x without a batch axis   a batch of one; so every layer and pooling, clips behind it as well
 x + 0, x * 1, x[:], x.to(t)  x has that type       x
@@ -237,6 +238,15 @@ def _within_batch_of_one(node: Node) -> Node | None:
     return _single(node, _call(node, node.target, x.args[0], *node.args[1:], **node.kwargs))  # type: ignore[union-attr]
 
 
+def _with_float_bounds(node: Node) -> Node | None:
+    """A clamp between an integer and a float, for which PyTorch's exporter has no translation."""
+    if _value(node).is_floating_point():
+        x, *bounds = node.args
+        node.args = (x, *(float(bound) if isinstance(bound, int) else bound for bound in bounds))
+        node.kwargs = {key: float(bound) if isinstance(bound, int) else bound for key, bound in node.kwargs.items()}
+    return _within_batch_of_one(node)
+
+
 def _single(node: Node, batch: Node) -> Node:
     return _call_around(node, aten.squeeze.dim, batch, 0)
 
@@ -264,7 +274,8 @@ _REWRITES: dict[str, Callable[[Node], Node | None]] = {
     **dict.fromkeys((f"aten.conv{axes}d.{overload}" for axes in (1, 2, 3) for overload in ("default", "padding")), _as_batch_of_one),
     **dict.fromkeys(("aten.conv_transpose1d.default", "aten.conv_transpose2d.input", "aten.conv_transpose3d.input"), _as_batch_of_one),
     **dict.fromkeys((f"aten.{kind}_pool{axes}d.default" for kind in _POOLINGS for axes in (1, 2, 3)), _as_batch_of_one),
-    **dict.fromkeys((f"aten.{clip}.default" for clip in ("relu", "relu6", "hardtanh", "clamp", "clamp_min")), _within_batch_of_one),
+    **dict.fromkeys((f"aten.{clip}.default" for clip in ("relu", "relu6", "hardtanh", "clamp_min")), _within_batch_of_one),
+    "aten.clamp.default": _with_float_bounds,
     "aten.slice_scatter.default": _written_slice,
     "aten.select_scatter.default": _written_entry,
     **dict.fromkeys(
