@@ -37,7 +37,7 @@ from halfstep.quantizers import AccumulatorQuantizer, UniformQuantizer, quantize
 from halfstep.ranges import RANGES, AbstractRange, Distribution, Histogram, Range
 from halfstep.registry import Spec
 from halfstep.steps.abstract import STEPS, AbstractStep, Context
-from halfstep.steps.possible_range import is_cancelled, possible_range
+from halfstep.steps.possible_range import is_cancelled, possible_range, widened
 from halfstep.steps.scheme import Requantization
 from halfstep.steps.shift_scales import has_shifts, raised, shift_scale
 
@@ -88,7 +88,7 @@ class Calibrate(AbstractStep):
         activation_range: AbstractRange = RANGES.create(self.activations)
         score_range: AbstractRange = activation_range if self.scores is None else RANGES.create(self.scores)
         scores = {str(node.target) for node in find_scores(graph) if quantizer_of(node) is not None}
-        dead: list[str] = []
+        dead: list[Node] = []
         for path, node in activation_quantizers(graph).items():
             quantizer = graph.get_submodule(path)
             assert isinstance(quantizer, UniformQuantizer)
@@ -98,26 +98,26 @@ class Calibrate(AbstractStep):
             else:
                 distribution = context.statistics.histograms[str(unquantized(node).meta["name"])].distribution()
             magnitude = max(abs(float(distribution.minimum)), abs(float(distribution.maximum)))
-            is_zero = magnitude == 0 or (not is_parameter and is_cancelled(node, magnitude))
+            is_zero = magnitude == 0 or (not is_parameter and is_cancelled(node, magnitude, dead))
             value_range = score_range if path in scores else activation_range
             if is_probability(node) or (is_zero and is_parameter):
                 chosen = _ZERO_TO_ONE
             elif is_zero:
-                dead.append(str(node.meta["name"]))
+                dead.append(node)
                 chosen = possible_range(node, quantizer.grid)
             else:
                 chosen = value_range.range(distribution, quantizer.grid)
             table = _table(graph, node)
             if table is not None:
                 chosen = _around(chosen, value_range.range(table, quantizer.grid))
-            scale, zero_point = chosen.fit(quantizer.grid)
+            scale, zero_point = widened(node, chosen, quantizer.grid).fit(quantizer.grid)
             quantizer.set(scale.squeeze(0), zero_point.squeeze(0))
         if dead and self.strict:
-            raise _no_range(dead)
+            raise _no_range(_names(dead))
         if dead:
             context.notes.append(
-                f"{len(dead)} tensor(s) were 0 for every calibration input: {_named(dead)}. Their grids hold what they could: a clip's "
-                "bounds, or what their operands hold; 'strict: true' of the step 'calibrate' makes this an error."
+                f"{len(dead)} tensor(s) were 0 for every calibration input: {_named(_names(dead))}. Their grids hold what they could: a "
+                "clip's bounds, or what their operands hold; 'strict: true' of the step 'calibrate' makes this an error."
             )
 
     def ensures(self, graph: GraphModule) -> None:
@@ -125,6 +125,10 @@ class Calibrate(AbstractStep):
         for path, quantizer in quantizers(graph):
             if not (quantizer.is_calibrated and quantizer.is_enabled):
                 raise GraphError(f"Quantizer '{stored_name(graph, path)}' has no scale after calibration.")
+
+
+def _names(nodes: list[Node]) -> list[str]:
+    return [str(node.meta["name"]) for node in nodes]
 
 
 def _table(graph: GraphModule, node: Node) -> Distribution | None:
