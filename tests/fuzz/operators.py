@@ -55,14 +55,17 @@ _BATCH_NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm1d, 3: nn.BatchNorm2d, 4: nn.B
 def convolution(rng: random.Random, shape: Shape) -> Drawn | None:
     if len(shape) not in _CONVOLUTIONS:
         return None
-    kernel, dilation, stride = rng.choice((1, 3, 3)), rng.choice((1, 1, 2)), rng.choice((1, 1, 2))
+    kernel, dilation, stride = rng.choice((1, 2, 3, 3, 4)), rng.choice((1, 1, 2)), rng.choice((1, 1, 2))
     padding: Any = rng.choice((0, 1, "same")) if stride == 1 else rng.choice((0, 1))
+    mode = rng.choice(("zeros", "zeros", "zeros", "reflect", "replicate", "circular")) if len(shape) < 4 else "zeros"
     groups = rng.choice([1, 1, shape[0], 2] if shape[0] % 2 == 0 else [1, shape[0]])
     outputs = groups * rng.choice((1, 2)) if groups == shape[0] else rng.choice((4, 8))
     if padding != "same" and min(shape[1:]) + 2 * padding < dilation * (kernel - 1) + 1:
         return None
     options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "bias": rng.random() < 0.6}
-    return _of_module(_CONVOLUTIONS[len(shape)](shape[0], outputs, kernel, **options), shape)
+    options |= {"padding_mode": mode}
+    found = _CONVOLUTIONS[len(shape)](shape[0], outputs, kernel, **options)
+    return _of_module(found, shape) if _runs(found, shape) else None
 
 
 @drawer
@@ -103,10 +106,11 @@ def pooling(rng: random.Random, shape: Shape) -> Drawn | None:
     kinds: dict[str, tuple[Any, ...]] = {
         "max": (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d), "average": (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
         "adaptive": (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
+        "adaptive max": (nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
     }  # fmt: skip
     kind = rng.choice(tuple(kinds))
     made = kinds[kind][axes - 1]
-    if kind == "adaptive":
+    if kind.startswith("adaptive"):
         return _of_module(made(rng.choice((1, 2, 3))), shape)
     return _of_module(made(rng.choice((2, 3)), stride=rng.choice((1, 2)), padding=rng.choice((0, 1)), ceil_mode=ceil), shape)
 
@@ -124,7 +128,7 @@ def norm(rng: random.Random, shape: Shape) -> Drawn | None:
     kinds: list[Callable[[], nn.Module]] = [lambda: nn.LayerNorm(shape[-1]), lambda: nn.RMSNorm(shape[-1])]
     if len(shape) > 1:
         kinds += [lambda: nn.GroupNorm(2 if shape[0] % 2 == 0 else 1, shape[0]), lambda: nn.LayerNorm(shape[-2:])]
-    if len(shape) == 3:
+    if len(shape) == 3 and shape[1] * shape[2] > 1:
         kinds += [lambda: nn.InstanceNorm2d(shape[0], affine=True)]
     return _of_module(rng.choice(kinds)(), shape)
 
@@ -199,6 +203,37 @@ class SqueezeExcite(nn.Module):
 @drawer
 def gate(rng: random.Random, shape: Shape) -> Drawn | None:
     return _of_module(SqueezeExcite(shape[0]), shape) if len(shape) == 3 else None
+
+
+@drawer
+def product(rng: random.Random, shape: Shape) -> Drawn | None:
+    """Of the value with itself, turned, or with a stored matrix."""
+    if len(shape) < 2:
+        return None
+    matrix = torch.randn(shape[-1], rng.choice((4, 8)))
+    functions: list[tuple[str, Callable[[Tensor], Tensor]]] = [
+        ("x @ xT", lambda x: x @ x.mT), ("xT @ x", lambda x: x.mT @ x), ("x @ matrix", lambda x: x @ matrix),
+        ("outer", lambda x: x[..., :1] * x[..., :1].mT),
+    ]  # fmt: skip
+    if len(shape) == 2:
+        functions.append(("einsum", lambda x: torch.einsum("bij,bkj->bik", x, x)))
+    return _of_function(*rng.choice(functions), shape)
+
+
+@drawer
+def broadcast(rng: random.Random, shape: Shape) -> Drawn | None:
+    """The value with a part or a statistic of itself."""
+    if len(shape) < 2:
+        return None
+    functions: list[tuple[str, Callable[[Tensor], Tensor]]] = [
+        ("x - mean", lambda x: x - x.mean(-1, keepdim=True)), ("x * first", lambda x: x * x[:, :1]),
+        ("x + last", lambda x: x + x[..., -1:]), ("sum", lambda x: x.sum(1)),
+        ("x + mean 1", lambda x: x + x.mean(1, keepdim=True)), ("x / rms", lambda x: x * (x * x).mean(-1, keepdim=True).add(1e-3).rsqrt()),
+        ("x - amax", lambda x: x - x.amax(-1, keepdim=True)), ("stack", lambda x: torch.stack([x, x.relu()], 1)),
+        ("minimum", lambda x: torch.minimum(x, x.flip(-1))), ("where", lambda x: torch.where(x > 0, x, 0.1 * x)),
+    ]  # fmt: skip
+    text, function = rng.choice(functions)
+    return _of_function(text, function, shape) if text != "stack" or len(shape) < 4 else None
 
 
 @drawer

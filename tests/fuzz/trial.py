@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 
 import torch
@@ -32,6 +33,7 @@ from halfstep.steps import Scheme
 
 _POOR, _GOOD = 10, 20  # dB
 _ON_PURPOSE = 0.3  # what an inexact step may change of random weights, of the largest output
+_ROUNDED_OFF = 1e-6  # outputs that are no larger, relative to the inputs, hold nothing else
 _COMPILED_SHARE = 8  # every so many networks are compiled
 # What `hs.lower` may refuse; an error of `integer.check` means that it made a program that is not sound.
 _NO_INTEGER_FORM = ("have no integer form", "between two tensors", "no multiplier of", "beyond 32 bits", "can pass 63 bits")
@@ -93,7 +95,9 @@ def _whole_way(case: Case) -> str:
     with torch.no_grad():
         expected = _leaves(case.network(*(x.clone() for x in inputs)))
         simulated = _leaves(run_graph(result.model, inputs))
-        _same("float network", expected, _leaves(run_graph(result.float_model, inputs)), _ON_PURPOSE if case.recipe in INEXACT else 1e-3)
+        allowed, floating = _ON_PURPOSE if case.recipe in INEXACT else 1e-3, _leaves(run_graph(result.float_model, inputs))
+        shown = [float(x.abs().max()) > _ROUNDED_OFF * max(float(part.abs().max()) for part in inputs) for x in expected]
+        _same("float network", list(compress(expected, shown)), list(compress(floating, shown)), allowed)
     if case.recipe in EIGHT_BITS and not any("keeps little of its output" in note for note in result.record.notes):
         _no_collapse(case, expected, simulated)
     with tempfile.TemporaryDirectory() as folder:
@@ -110,8 +114,8 @@ def _whole_way(case: Case) -> str:
             return str(error)
         record = result.record.program
         assert record is not None
-        for operator in record.operators:  # a tie, and what the error of its multipliers is on 16 bits
-            if operator.max_difference > 1 + 2**16 * operator.rescale_error:
+        for operator in record.operators:  # a tie, and on 16 bits the error of its multipliers, or 2^-16 of what a norm makes
+            if operator.max_difference > 1 + (operator.kind == "layer_norm") + 2**16 * operator.rescale_error:
                 raise _MismatchError(
                     f"mismatch: program, {operator.max_difference} codes at '{operator.name}' ({operator.kind}, {program.mode})"
                 )
