@@ -84,9 +84,8 @@ def test_pickled_data_are_never_loaded(refuse: Refuse, here: Path) -> None:
     assert "never loaded" in refuse(*NETWORK, "--data", "objects.npy", "--out", "run")
 
 
-def test_validation_without_labels(refuse: Refuse, here: Path) -> None:
+def test_accuracy_without_labels(refuse: Refuse, here: Path) -> None:
     unlabelled = images(here, np.zeros((4, 8, 8, 3), np.uint8))
-    assert "--validation: other.npz has no labels" in refuse(*QUANTIZE, "--validation", unlabelled)
     assert "--data: other.npz has no labels" in refuse("evaluate", "net.py:small", "--data", unlabelled)
 
 

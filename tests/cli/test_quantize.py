@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -34,6 +35,20 @@ def test_validation_fills_the_accuracy(here: Path, quantize: Callable[..., Resul
     assert "not evaluated" not in result.stdout
     record = json.loads(Path("run/summary.json").read_text())
     assert None not in (record["float"], record["simulated"], record["onnx"])
+
+
+def test_inputs_that_the_result_is_judged_on(here: Path, halfstep: Callable[..., Result]) -> None:
+    """An eighth of the data is held out; further inputs need no labels; a number of samples is taken as it is."""
+    np.savez("other.npz", images=np.load("images.npz")["images"][:5])
+    number = len(np.load("images.npz")["images"])
+    for arguments, expected in (((), number // 8), (("--validation", "other.npz"), 5), (("--samples", str(number)), 0)):
+        result = halfstep("quantize", "net.py:small", "--data", "images.npz", *arguments, "--out", "run", "--force")
+        assert result.exit_code == 0, result.output
+        assert "Accuracy was not evaluated" in result.stdout
+        record = json.loads(Path("run/result.json").read_text())
+        kept = expected or min(number, 32)
+        assert (record["quality"]["num_samples"], record["quality"]["is_held_out"]) == (kept, expected > 0)
+        assert f"On {kept} inputs that were {'not ' if expected else ''}calibrated on" in result.stdout
 
 
 def test_types_on_the_command_line_replace_those_of_the_recipe(here: Path, quantize: Callable[..., Result]) -> None:

@@ -10,15 +10,16 @@ import typer
 
 import halfstep as hs
 from halfstep.cli import options
-from halfstep.cli.options import PreprocessingOptions, load_labelled
+from halfstep.cli.options import PreprocessingOptions
 from halfstep.cli.run import Wanted, run
 from halfstep.cli.terminal import say
-from halfstep.data import load_data
+from halfstep.data import Data, load_data
 
 EXAMPLE = (
     "Example: halfstep quantize halfstep.demo.network:digits_network --data digits:calibration --validation digits:test "
     "--recipe int8 --out digits-int8"
 )
+_MOST_SAMPLES, _MOST_HELD_OUT = 512, 64
 NOT_EVALUATED = "Accuracy was not evaluated: pass --validation DATA with labelled inputs that the network is not calibrated on."
 
 
@@ -50,12 +51,23 @@ def quantize(
     ] = None,
     target: options.Target = None,
     requantization: options.AlsoLowered = None,
-    samples: options.Samples = 512,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            "--samples",
+            min=1,
+            help="How many inputs to calibrate on; by default 512, of fewer than that all but an eighth, on which the result is judged.",
+            show_default=False,
+        ),
+    ] = None,
     seed: options.Seed = 0,
     validation: Annotated[
         str | None,
         typer.Option(
-            "--validation", metavar="DATA", help="Labelled inputs to evaluate on, in any of the forms of --data.", show_default=False
+            "--validation",
+            metavar="DATA",
+            help="Inputs to judge the result on, in any of the forms of --data; with labels, to evaluate on.",
+            show_default=False,
         ),
     ] = None,
     statistics: Annotated[
@@ -99,7 +111,7 @@ def quantize(
         chosen = chosen.with_requantization(requantization)
     preprocessing = PreprocessingOptions(mean, std, scale, size, crop).parse() or chosen.preprocessing
     calibration = load_data(data, preprocessing)
-    held_out = None if validation is None else load_labelled(validation, calibration.preprocessing, "--validation")
+    held_out = None if validation is None else load_data(validation, calibration.preprocessing)
     chosen = chosen.with_preprocessing(calibration.preprocessing)
     make = partial(
         hs.quantize,
@@ -107,10 +119,19 @@ def quantize(
         calibration,
         chosen,
         seed=seed,
-        samples=samples,
+        samples=samples or _num_samples(calibration, held_out),
         statistics=statistics,
         validation=held_out,
     )
-    run(make, out, Wanted(held_out, latency, requantization is not None), resume=resume, force=force, json=json)
-    if held_out is None:
+    labelled = None if held_out is None or held_out.has_labels is False else held_out
+    run(make, out, Wanted(labelled, latency, requantization is not None), resume=resume, force=force, json=json)
+    if labelled is None:
         say(f"{NOT_EVALUATED} The labels in --data were not used." if calibration.has_labels else NOT_EVALUATED)
+
+
+def _num_samples(calibration: Data, validation: Data | None) -> int:
+    """How many inputs to calibrate on, so that some are left to judge the result on."""
+    count = calibration.num_samples
+    if count is None or validation is not None:
+        return _MOST_SAMPLES
+    return min(_MOST_SAMPLES, count - min(_MOST_HELD_OUT, count // 8))

@@ -21,6 +21,7 @@ from halfstep.quantizers.learned import has_levels_of_its_own
 from halfstep.report.record import RunRecord
 from halfstep.report.report import Report as FinishedReport
 from halfstep.report.table import summary
+from halfstep.report.verdict import quality_sentence
 from halfstep.report.words import check_sentences, float_sentence, program_sentences
 from halfstep.steps.checkpoint import Checkpoint
 from halfstep.workflow.result import ONNX_FILE, REPORT_FILE, WEIGHTS_FILE
@@ -121,7 +122,8 @@ def _show(record: RunRecord, out: Path) -> None:
     """The summary, and where things are."""
     output().print(summary(record))
     say(float_sentence(record.float_check))
-    sentences = [] if record.export_check is None else [check_sentences(record.export_check)]
+    sentences = [] if record.quality is None else [[quality_sentence(record.quality)]]
+    sentences += [] if record.export_check is None else [check_sentences(record.export_check)]
     sentences += [] if record.program is None else [program_sentences(record.program)]
     for found in sentences:
         for line in textwrap.wrap(" ".join(found), PIPE_WIDTH):

@@ -95,6 +95,22 @@ class Data:
             return self._indexed(self.source, batch_size, samples, seed)
         return self._streamed(self.source, batch_size, samples)
 
+    def others(self, count: int, samples: int | None = None, seed: int = 0) -> Iterator[Batch]:
+        """At most ``count`` samples that `batches` leaves out with the same ``samples`` and ``seed``; none where it takes them all."""
+        if samples is None:
+            return
+        if isinstance(self.source, AbstractIndexed):
+            taken = set(choose(self.source.num_samples, samples, seed))
+            left = [index for index in range(self.source.num_samples) if index not in taken]
+            yield from self.take([left[place] for place in choose(len(left), count, seed)], count) if left else ()
+            return
+        done = 0
+        for batch in self._streamed(self.source, samples, samples + count):
+            start = max(0, samples - done)
+            done += len(batch.inputs[0])
+            if done > samples:
+                yield cut(batch, start, None)
+
     def _indexed(self, source: AbstractIndexed, batch_size: int, samples: int | None, seed: int) -> Iterator[Batch]:
         if source.num_samples < 1:
             raise no_samples(self.name)

@@ -9,6 +9,7 @@ from halfstep.report import figures as drawing
 from halfstep.report import markup, words
 from halfstep.report.program import program_section
 from halfstep.report.record import GridRecord, HistogramRecord, LayerFigures, LayerRecord, RunRecord
+from halfstep.report.verdict import quality_sentence
 
 # What a level of signal to quantization noise means: noise power is 10^(-dB/10) of the signal's, 1 % at 20 dB and 10 % at 10 dB.
 LOW_DB, POOR_DB = 20.0, 10.0
@@ -133,7 +134,8 @@ def _summary(record: RunRecord) -> str:
         )
         lines.append(markup.row([f'<th scope="row">{label}</th>', *(f'<td class="n">{markup.text(cell)}</td>' for cell in cells)]))
     table = markup.table([f'<th scope="col" class="n">{markup.text(head)}</th>' for head in heads], lines, "summary", "Summary")
-    check = " ".join([words.float_sentence(record.float_check), *words.check_sentences(record.export_check)])
+    quality = [] if record.quality is None else [quality_sentence(record.quality)]
+    check = " ".join([words.float_sentence(record.float_check), *quality, *words.check_sentences(record.export_check)])
     return (
         f'<h2>Summary</h2>\n{table}\n<p class="soft key-to">{words.DASH} not evaluated. Sizes: parameters in float and quantized; '
         f"the whole file for ONNX Runtime. Latency ratio: float / quantized, medians.</p>\n<p>{markup.prose(check)}</p>"

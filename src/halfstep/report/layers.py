@@ -24,7 +24,7 @@ from halfstep.report.record import FloatOperator, GridRecord, HistogramRecord, L
 
 
 @dataclass(frozen=True)
-class _Row:
+class Row:
     """node: the operator, or input, the row is about; the quantizer of a tensor that layers read rounded once more. source: the node whose
     value is its result: itself, or the clip fused into it.
 
@@ -37,6 +37,7 @@ class _Row:
 
     @property
     def name(self) -> str:
+        """The user's."""
         return str(self.node.meta["name"])
 
     @property
@@ -62,22 +63,22 @@ def describe_layers(
     float_graph: GraphModule, graph: GraphModule, statistics: Statistics, samples: tuple[Tensor, ...]
 ) -> tuple[tuple[LayerRecord, ...], dict[str, LayerFigures]]:
     """The rows, in the order of computation, and their histograms. ``float_graph``: the network before rounding, same node names."""
-    rows = _rows(graph)
-    measured = measure_sqnr(float_graph, graph, {row.out: row.tensor for row in rows}, samples)
+    found = rows(graph)
+    measured = measure_sqnr(float_graph, graph, {row.out: row.tensor for row in found}, samples)
     weights = {str(n.meta["name"]): attribute(float_graph, n) for n in float_graph.graph.nodes if n.op == "get_attr"}
-    records = tuple(_record(graph, row, statistics, weights, measured[row.out]) for row in rows)
-    return records, {row.name: _figures(graph, row, statistics, weights) for row in rows}
+    records = tuple(_record(graph, row, statistics, weights, measured[row.out]) for row in found)
+    return records, {row.name: _figures(graph, row, statistics, weights) for row in found}
 
 
-def _rows(graph: GraphModule) -> list[_Row]:
+def rows(graph: GraphModule) -> list[Row]:
     """Layers with weights, and the operators and inputs that own the quantizer of their output."""
     owners = set(activation_quantizers(graph).values())
-    rows = []
+    found = []
     for node in graph.graph.nodes:
         source = clip_behind(node) or node
         if weighted_layer(node) is not None or (source in owners and node.op != "get_attr" and not _is_fused(node)):
-            rows.append(_Row(node, source, next((user for user in source.users if quantizer_of(user) is not None), source)))
-    return rows
+            found.append(Row(node, source, next((user for user in source.users if quantizer_of(user) is not None), source)))
+    return found
 
 
 def _is_fused(node: Node) -> bool:
@@ -150,7 +151,7 @@ def _stored_bytes(x: Tensor, user: Node | None) -> int:
     return math.ceil(num_codes * quantizer.grid.bits / 8) + 4 * quantizer.scale.numel()
 
 
-def _record(graph: GraphModule, row: _Row, statistics: Statistics, weights: dict[str, Tensor], sqnr: float | None) -> LayerRecord:
+def _record(graph: GraphModule, row: Row, statistics: Statistics, weights: dict[str, Tensor], sqnr: float | None) -> LayerRecord:
     edges = [] if row.layer is None else [n for n in (row.layer.weight, row.layer.bias) if n is not None]
     tensors = [attribute(graph, behind_quantizer(edge)) for edge in edges]
     return LayerRecord(
@@ -177,7 +178,7 @@ def _weight_grid(graph: GraphModule, layer: WeightedLayer, weights: dict[str, Te
     return dataclasses.replace(record, zeros=float((stored == 0).double().mean()))
 
 
-def _output_grid(row: _Row, statistics: Statistics) -> GridRecord | None:
+def _output_grid(row: Row, statistics: Statistics) -> GridRecord | None:
     quantizer = quantizer_of(row.out)
     if not isinstance(quantizer, UniformQuantizer):
         return None
@@ -194,7 +195,7 @@ def _grid_record(quantizer: UniformQuantizer, observed: tuple[float, float], sqn
     )  # fmt: skip
 
 
-def _figures(graph: GraphModule, row: _Row, statistics: Statistics, weights: dict[str, Tensor]) -> LayerFigures:
+def _figures(graph: GraphModule, row: Row, statistics: Statistics, weights: dict[str, Tensor]) -> LayerFigures:
     histogram, grid = statistics.histograms.get(row.tensor), _output_grid(row, statistics)
     activation = None if histogram is None else _activation_figure(histogram, None if grid is None else grid.range)
     if row.layer is None or quantizer_of(row.layer.weight) is None:

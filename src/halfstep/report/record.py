@@ -86,6 +86,26 @@ class FloatCheck:
 
 
 @dataclass(frozen=True)
+class OutputQuality:
+    """One output of the simulated network against the float network's; `report.quality` has the formulas."""
+
+    name: str  # as exported files call it
+    sqnr_db: float | None  # None: there is no difference
+    cosine: float | None  # None: a number without axes
+    agreement: float | None  # 0..1; None: not scores of classes
+    kl: float | None  # nats; None: no distribution
+
+
+@dataclass(frozen=True)
+class Quality:
+    """All floating outputs, on ``num_samples`` inputs. is_held_out: whether they were not calibrated on."""
+
+    outputs: tuple[OutputQuality, ...]
+    num_samples: int
+    is_held_out: bool
+
+
+@dataclass(frozen=True)
 class ExportCheck:
     """An exported file against the simulation, on calibration inputs.
 
@@ -120,6 +140,7 @@ class RunRecord:
     latency_ms: dict[str, _Float] | None = None  # float, onnx, ratio (float / onnx), medians of one sample on one thread
     seconds: dict[str, Any] = field(default_factory=dict)  # wall, cpu, phases: {name: {wall, cpu}}
     peak_rss_bytes: int = 0
+    quality: Quality | None = None  # None: no floating output
     float_check: FloatCheck | None = None  # None: the run began with a quantized network
     export_check: ExportCheck | None = None
     program: ProgramRecord | None = None

@@ -60,7 +60,8 @@ def _passes_trial(problem: RoundingProblem, solve: Callable[[RoundingProblem], Q
     assert problem.moments is not None
     if problem.moments.half is None:  # one sample: nothing to judge by
         return False
-    trial, held_out = replace(problem, moments=problem.moments.half), second_half(problem.moments)
+    trial = replace(problem, moments=problem.moments.half, progress=lambda share: None)  # which the codes of all have told
+    held_out = second_half(problem.moments)
     found = solve(trial)
     is_kept, is_moved = _no_worse(trial, found, frees_bias)
     error = _error(trial, mixed(trial, found, is_kept), held_out, is_moved).sum()

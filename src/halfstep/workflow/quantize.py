@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,18 +15,21 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
 from halfstep import parallel
-from halfstep.data import Data
+from halfstep.data import Batch, Data
 from halfstep.errors import CalibrationError
 from halfstep.graph.capture import capture
 from halfstep.graph.run import check_inputs
 from halfstep.graph.statistics import Statistics, fingerprint
 from halfstep.graph.witness import Witness
 from halfstep.recipes import Recipe
+from halfstep.report.costs import layer_costs
 from halfstep.report.environment import machine, versions
 from halfstep.report.layers import describe_layers, float_bytes, float_operators, num_bytes
+from halfstep.report.quality import measure_quality
 from halfstep.report.record import FloatCheck, RunRecord
+from halfstep.report.verdict import is_poor, way_out
 from halfstep.report.words import poor_layers
-from halfstep.steps import Context
+from halfstep.steps import Context, Finetune
 from halfstep.steps.abstract import Progress, Tell
 from halfstep.steps.checkpoint import Checkpoint
 from halfstep.steps.pipeline import Outcome, run_steps
@@ -37,6 +40,7 @@ from halfstep.workflow.teacher import Teacher, capture_teachers
 
 BATCH_SIZE = 32
 _NUM_KEPT = 32  # calibration inputs kept to verify exports and to measure SQNR
+_NUM_FRESH = 64  # inputs that were not calibrated on, to say how good the result is
 _KEPT_BYTES = 32 << 20
 _NUM_MEASURED = 16  # of them for SQNR: a sum over all values of a tensor settles quickly
 
@@ -81,7 +85,7 @@ def quantize(  # noqa: PLR0913  # one argument an option
 @dataclass
 class Begun:
     """A run before its steps. graph: captured, or quantized by an earlier run. kept: the inputs that go into the result. size: bytes of the
-    float network. name: of the user's model. samples: how many inputs are calibrated on.
+    float network. name: of the user's model. samples: how many inputs are calibrated on. fresh: inputs that are not, where there are any.
     """
 
     graph: GraphModule
@@ -91,11 +95,16 @@ class Begun:
     size: int
     name: str
     samples: int | None
+    fresh: tuple[Tensor, ...] = ()
 
     def watch(self, tell: Tell | None, validation: Any) -> None:
         """Tell the news of a training, with its accuracy on ``validation`` where there is one."""
         self.context.tell = tell or self.context.tell
-        self.context.validation = None if validation is None else prepare(validation, self.recipe.preprocessing)
+        if validation is None:
+            return
+        data = prepare(validation, self.recipe.preprocessing)
+        self.fresh = _joined(data.batches(BATCH_SIZE, _NUM_FRESH), _NUM_FRESH)
+        self.context.validation = None if data.has_labels is False else data
 
     def teach(self, teacher: Teacher | Sequence[Teacher] | None) -> None:
         """Let a training learn the answers of other networks."""
@@ -138,6 +147,9 @@ class Begun:
             context.progress("measure", 0, None)
             few = tuple(x[:_NUM_MEASURED] for x in self.kept)
             layers, figures = describe_layers(outcome.reference, outcome.graph, context.statistics, few)
+            quality = measure_quality(outcome.reference, outcome.graph, self.fresh or self.kept, bool(self.fresh))
+            if quality is not None and is_poor(quality):
+                context.notes.append(way_out(quality, layer_costs(outcome.reference, outcome.graph, few), self.recipe.name))
         context.notes.extend(poor_layers(layers))
         record = RunRecord(
             model=self.name,
@@ -153,6 +165,7 @@ class Begun:
             float_operators=float_operators(outcome.graph),
             layers=layers,
             float_check=_float_check(context.witness),
+            quality=quality,
         )
         return Result(
             outcome.graph, outcome.reference, self.recipe, context.statistics, self.kept, record, figures, checkpoint=context.checkpoint
@@ -187,7 +200,9 @@ def begin(
     context = make_context(chosen, data, gathered, seed, samples, report)
     context.witness = graph.meta.pop("witness")
     context.notes.extend(graph.meta["notes"])
-    return Begun(graph, chosen, context, kept, size, type(model).__name__, samples)
+    is_trained = any(isinstance(step, Finetune) for step in chosen.build_steps())  # on all of the data
+    fresh = () if is_trained else _joined(data.others(_NUM_FRESH, samples, seed), _NUM_FRESH)
+    return Begun(graph, chosen, context, kept, size, type(model).__name__, samples, fresh)
 
 
 def make_context(recipe: Recipe, data: Data, statistics: Statistics, seed: int, samples: int | None, progress: Progress | None) -> Context:
@@ -217,15 +232,20 @@ def _inputs(data: Data, samples: int | None, seed: int) -> Iterator[tuple[Tensor
 
 
 def _kept_samples(data: Data, samples: int | None, seed: int) -> tuple[Tensor, ...]:
-    """The first few calibration inputs, within a bound on memory."""
+    """The first few calibration inputs."""
+    return _joined(data.batches(BATCH_SIZE, samples, seed), _NUM_KEPT)
+
+
+def _joined(batches: Iterable[Batch], count: int) -> tuple[Tensor, ...]:
+    """The first ``count`` inputs, within a bound on memory; none of no batches."""
     held: list[tuple[Tensor, ...]] = []
-    for inputs in _inputs(data, samples, seed):
-        held.append(inputs)
+    for batch in batches:
+        held.append(batch.inputs)
         num_held = sum(len(part[0]) for part in held)
         num_bytes_held = sum(x.numel() * x.element_size() for part in held for x in part)
-        if num_held >= _NUM_KEPT or num_bytes_held >= _KEPT_BYTES:
+        if num_held >= count or num_bytes_held >= _KEPT_BYTES:
             break
-    return tuple(torch.cat(parts)[:_NUM_KEPT].clone() for parts in zip(*held, strict=True))
+    return tuple(torch.cat(parts)[:count].clone() for parts in zip(*held, strict=True))
 
 
 def _digest(inputs: tuple[Tensor, ...]) -> str:
